@@ -1,0 +1,55 @@
+"""Every error this package raises on purpose.
+
+    EchoPruneError
+    ├── ConfigError      the user asked for something that cannot be done; nothing ran        (exit code 2)
+    ├── MediaError       one video cannot be read (on); it becomes a row in `failures`        (exit code 3)
+    ├── ModelError       the model is missing, foreign, or computes nonsense; the run stops   (exit code 1)
+    └── StoreError       the store is damaged, locked, or was written under other settings    (exit code 1)
+        └── StoreMismatchError   a setting differs from those the store was made with         (exit code 2)
+
+A message says what happened, the value, what would have been accepted, and the cure, on one line.
+"""
+
+from __future__ import annotations
+
+
+class EchoPruneError(Exception):
+    """Base of all errors raised on purpose; its text is fit to be shown to a user as it is."""
+
+
+class ConfigError(EchoPruneError):
+    """An option, a path or a combination of them cannot be used."""
+
+
+class MediaError(EchoPruneError):
+    """One video cannot be read, or cannot be read on.
+
+    `stage` is where it happened: "probe", "decode" or "encode". `kind` is a word to group by (the column
+    `class` of the failures table), such as "missing", "empty", "unreadable", "not_a_video",
+    "no_video_stream", "no_frames", "decode_failed", "decode_hang", "decoder_died".
+    """
+
+    def __init__(self, message: str, *, stage: str, kind: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
+        # Exceptions with keyword-only arguments do not unpickle by themselves; this one crosses processes.
+        return (_media_error, (str(self), self.stage, self.kind))
+
+
+def _media_error(message: str, stage: str, kind: str) -> MediaError:
+    return MediaError(message, stage=stage, kind=kind)
+
+
+class ModelError(EchoPruneError):
+    """A checkpoint cannot be loaded, is of an unknown family, or produced values that are not finite."""
+
+
+class StoreError(EchoPruneError):
+    """A store cannot be read or written: missing, damaged, or held by another run."""
+
+
+class StoreMismatchError(StoreError):
+    """A setting differs from the one that the store was made with; the message names the field."""

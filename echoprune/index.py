@@ -1,0 +1,236 @@
+"""From the frames of one video to its kept tokens: encode, round, score, select, in bounded memory.
+
+    Frames --encode--> TokenGrid --round to the store's dtype--> echo --> running top-K (spilled) --> IndexedVideo
+
+A plain function over an iterable of segments: a unit test, a laptop and a Ray actor run the same code. Where the
+frames come from (this process, or decode actors) is not known here. Nothing here writes to a store.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from echoprune.data import EchoScores, Frames, TimeGrid, TokenGrid
+from echoprune.decode import decode
+from echoprune.dtype import Codec, codec, encode_rows
+from echoprune.echo import EchoScorer
+from echoprune.errors import MediaError, ModelError
+from echoprune.models.encoder import Encoder
+from echoprune.pool import pool_cells
+from echoprune.probe import scan_video
+from echoprune.prune import Keep, anchor_cells
+from echoprune.sample import Sampling, time_grid
+from echoprune.schema import StoreSettings
+from echoprune.topk import Selection, TopK
+
+
+@dataclass(frozen=True)
+class CellColumns:
+    """One entry per encoded cell, in order: the scalar columns of the `cells` table.
+
+    `kept`, `t` int; `pooled` uint8 (T, 2 D): bf16 bits of the pooled unit vector; `radius` bounds the distance of
+    the cell's unit tokens from it. `mean_novelty` is 0 in the first cell, which has no past.
+    """
+
+    time_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    pts_s: npt.NDArray[np.float64]
+    anchor: npt.NDArray[np.bool_]
+    kept: npt.NDArray[np.int32]
+    mean_novelty: npt.NDArray[np.float32]
+    pooled: npt.NDArray[np.uint8] = field(repr=False)
+    radius: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class IndexedVideo:
+    """What is to be stored of one video, its token rows still in local spill files until `close()`.
+
+    `cells` counts those encoded; it is less than `grid.cells` when `error` says why decoding ended early
+    (status partial). `selection` yields the kept rows in raster-chronological order.
+    """
+
+    grid: TimeGrid
+    columns: CellColumns
+    selection: Selection
+    cells: int
+    decoder: str
+    error: MediaError | None
+    _topk: TopK = field(repr=False)
+
+    @property
+    def seen(self) -> int:
+        """Tokens that were encoded."""
+        return self.cells * self.grid.tokens_per_cell
+
+    @property
+    def kept(self) -> int:
+        """Tokens to be stored, anchors included."""
+        return len(self.selection.indices)
+
+    @property
+    def covered_s(self) -> float:
+        """Seconds from the first presented frame that the stored cells cover."""
+        return float(self.columns.end_s[-1])
+
+    def close(self) -> None:
+        """Removes the spill files."""
+        self._topk.close()
+
+    def __enter__(self) -> IndexedVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def index_segments(
+    segments: Iterable[Frames],
+    *,
+    grid: TimeGrid,
+    time_base_s: float,
+    encoder: Encoder,
+    settings: StoreSettings,
+    spill_dir: Path,
+) -> Generator[int, None, IndexedVideo]:
+    """Yields the number of cells done after each segment; returns the IndexedVideo (use `yield from`).
+
+    `segments`: consecutive Frames of one video, from cell 0. `time_base_s`: seconds per tick of `grid.cell_pts`.
+    A MediaError raised by `segments` after at least one cell ends the video there (`.error`); before the first
+    cell it propagates. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
+    that were encoded, so a video that breaks off keeps the ratio that was asked for.
+    """
+    keep = Keep.parse(settings.keep)
+    encoding = codec(settings.dtype)
+    scorer = EchoScorer(grid_hw=grid.grid_hw, temperature=settings.temperature, window=settings.window)
+    anchor = anchor_cells(grid.cell_times_s, settings.anchor_every_s)
+    topk = TopK(capacity=keep.budget(grid.cells, grid.tokens_per_cell), spill_dir=spill_dir)
+    novelties: list[npt.NDArray[np.float32]] = []
+    pooled: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]] = []
+    decoders: set[str] = set()
+    done, stopped = 0, None
+    try:
+        source = iter(segments)
+        while True:
+            try:
+                frames = next(source)
+            except StopIteration:
+                break
+            except MediaError as error:
+                if done == 0:
+                    raise
+                stopped = error
+                break
+            if frames.first_cell != done:
+                raise RuntimeError(f"segment starts at cell {frames.first_cell}, expected {done}")
+            tokens, scores = _encode(frames, encoder=encoder, encoding=encoding, scorer=scorer)
+            flat = tokens.flat
+            rows = encode_rows(
+                flat.flatten(0, 1),
+                settings,
+                correspondence=scores.correspondence.flatten(),
+                echo=scores.echo.flatten(),
+                deepstack=None if tokens.deepstack is None else tokens.deepstack.flatten(1, 3),
+            )
+            novelty = scores.novelty.cpu().numpy()
+            pinned = np.repeat(anchor[done : done + frames.cells], grid.tokens_per_cell)
+            topk.push(novelty.reshape(-1), rows, pinned)
+            novelties.append(novelty.mean(axis=1))
+            pooled.append(pool_cells(flat))
+            decoders.add(frames.decoder)
+            done += frames.cells
+            yield done
+        if done == 0:
+            raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
+        selection = topk.finish(keep.budget(done, grid.tokens_per_cell))
+    except BaseException:
+        topk.close()
+        raise
+    kept = np.bincount(selection.indices // grid.tokens_per_cell, minlength=done).astype(np.int32)
+    times = grid.cell_times_s
+    columns = CellColumns(
+        time_s=times[:done],
+        end_s=np.append(times[1:], grid.end_s)[:done],
+        pts_s=grid.cell_pts[:done] * time_base_s,
+        anchor=anchor[:done],
+        kept=kept,
+        mean_novelty=np.concatenate(novelties),
+        pooled=np.concatenate([vectors for vectors, _ in pooled]),
+        radius=np.concatenate([radius for _, radius in pooled]),
+    )
+    return IndexedVideo(grid, columns, selection, done, "+".join(sorted(decoders)), stopped, topk)
+
+
+def _encode(
+    frames: Frames, *, encoder: Encoder, encoding: Codec, scorer: EchoScorer
+) -> tuple[TokenGrid, EchoScores]:
+    """Tokens rounded to the store's dtype, and the scores of those rounded tokens: what is stored explains itself."""
+    try:
+        encoded = encoder.encode(frames)
+        rounded = TokenGrid(encoding.rounded(encoded.tokens), encoded.deepstack)
+        return rounded, scorer.score(rounded.flat)
+    except ModelError as error:
+        # Values that are not finite are this video's failure, not the run's.
+        raise MediaError(str(error), stage="encode", kind="not_finite") from error
+
+
+def sampling_of(settings: StoreSettings) -> Sampling:
+    """The sampling that a store was made with."""
+    if settings.frames is not None:
+        return Sampling(frames=settings.frames)
+    return Sampling(fps=Fraction(settings.fps or 2), max_frames=settings.max_frames)
+
+
+def drain(progress: Generator[int, None, IndexedVideo]) -> IndexedVideo:
+    """The IndexedVideo at the end of `index_segments`, ignoring its progress."""
+    while True:
+        try:
+            next(progress)
+        except StopIteration as stop:
+            result: IndexedVideo = stop.value
+            return result
+
+
+def index_video(
+    uri: str,
+    *,
+    encoder: Encoder,
+    settings: StoreSettings,
+    decoder: str = "auto",
+    spill_dir: Path | None = None,
+) -> IndexedVideo:
+    """The kept tokens of one video, decoded in this process; close it (or use `with`) to remove its spill files.
+
+    Raises MediaError when the video cannot be read at all; a video that breaks off has `.error` set.
+    """
+    info = scan_video(uri)
+    frame_hw = encoder.layout.frame_hw(info.height, info.width)
+    grid = time_grid(
+        info,
+        sampling_of(settings),
+        frame_hw=frame_hw,
+        grid_hw=encoder.layout.grid_hw(frame_hw),
+        cell_frames=settings.cell_frames,
+        segment_cells=settings.segment_cells,
+    )
+    return drain(
+        index_segments(
+            decode(info, grid, decoder=decoder),
+            grid=grid,
+            time_base_s=float(info.time_base),
+            encoder=encoder,
+            settings=settings,
+            spill_dir=spill_dir or Path(tempfile.gettempdir()),
+        )
+    )

@@ -1,0 +1,98 @@
+"""Models by name: which families are known, what a checkpoint says about itself, and loading its encoder.
+
+`model` is a local folder or a hub id everywhere. The family is the `model_type` of its config.json. Adapters are
+imported when asked for, so that a decode process that unpickles a `FrameLayout` loads no model code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from echoprune.errors import ConfigError, ModelError
+from echoprune.models import checkpoint
+from echoprune.models.encoder import Encoder, Family, FrameLayout, ModelSettings
+
+__all__ = [
+    "Encoder",
+    "FrameLayout",
+    "ModelSettings",
+    "families",
+    "fingerprint",
+    "frame_layout",
+    "load_encoder",
+    "model_settings",
+]
+
+# model_type in config.json -> the adapter module, whose FAMILY describes it.
+_ADAPTERS = {"qwen2_5_vl": "echoprune.models.qwen2_5_vl"}
+
+
+def families() -> tuple[str, ...]:
+    """Names of the model families that can be loaded, sorted."""
+    return tuple(sorted(_ADAPTERS))
+
+
+def model_settings(model: str, *, max_pixels: int | None = None) -> ModelSettings:
+    """What the configuration of `model` says: family, frame layout, token width, dtype and echo defaults.
+
+    `max_pixels` (H x W of a frame) overrides the checkpoint's. Raises ModelError, or ConfigError for `max_pixels`.
+    """
+    folder, family = _find(model)
+    return family.settings(folder, max_pixels)
+
+
+def frame_layout(model: str, *, max_pixels: int | None) -> FrameLayout:
+    """How `model` resizes frames and cuts them into tokens; see `model_settings`."""
+    return model_settings(model, max_pixels=max_pixels).layout
+
+
+def fingerprint(model: str) -> str:
+    """64 hex digits over everything in `model` that its tokens depend on; see `checkpoint.fingerprint`."""
+    folder, family = _find(model)
+    return checkpoint.fingerprint(folder, family)
+
+
+def load_encoder(
+    model: str,
+    *,
+    segment_cells: int,
+    device: str = "auto",
+    compute_dtype: str = "auto",
+    max_pixels: int | None = None,
+) -> Encoder:
+    """The vision tower and projector of `model`, in memory on `device`; its language model is never read.
+
+    `segment_cells` >= 1: the encoder always runs on this many cells, filling up shorter segments, so that equal
+    frames give equal bits. `device`: auto (the current GPU if there is one) | cpu | cuda. `compute_dtype`: auto
+    (the checkpoint's own) | fp32 | bf16 | fp16. Raises ModelError when the model is missing, of an unknown family,
+    or lacks vision weights; ConfigError when an option cannot be met.
+    """
+    import torch  # noqa: PLC0415 - a decode process imports this module for FrameLayout alone
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if segment_cells < 1:
+        raise ConfigError(f"segment_cells {segment_cells} is not accepted: give at least 1")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {device!r} is not accepted: use auto, cpu or cuda")
+    if compute_dtype != "auto" and compute_dtype not in dtypes:
+        raise ConfigError(f"compute dtype {compute_dtype!r} is not accepted: use auto, {', '.join(dtypes)}")
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ConfigError("device 'cuda' is not there: torch sees no GPU; use --device cpu, or auto")
+    folder, family = _find(model)
+    settings = family.settings(folder, max_pixels)
+    target = torch.device("cuda", torch.cuda.current_device()) if has_gpu and device != "cpu" else torch.device("cpu")
+    dtype = dtypes[settings.dtype if compute_dtype == "auto" else compute_dtype]
+    return family.load(folder, settings, segment_cells, target, dtype)
+
+
+def _find(model: str) -> tuple[Path, Family]:
+    folder = checkpoint.find_checkpoint(model)
+    name = checkpoint.read_json(folder / "config.json").get("model_type")
+    if name not in _ADAPTERS:
+        raise ModelError(
+            f"{model} is of family {name!r}, which has no adapter; supported: {', '.join(families())}: choose such a model"
+        )
+    family: Family = importlib.import_module(_ADAPTERS[name]).FAMILY
+    return folder, family

@@ -1,0 +1,319 @@
+"""What one video is, from its packets: times of the frames shown, clean cut points, size, rotation, damage.
+
+`scan_video` reads every packet once and decodes a single frame. It decodes everything only where packets do not
+tell what is shown: no time stamps (AVI with B-frames), interlaced pictures, codecs with hidden packets (VP8).
+`probe_header` reads the header alone, for planning. Sample aspect ratio and colour transfer are not looked at.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.stream import Disposition
+
+from echoprune.data import IntArray, VideoInfo
+from echoprune.errors import MediaError
+
+# One packet is one shown picture. Elsewhere a packet may show nothing (VP8 alternate references, MPEG-4 "not
+# coded" pictures), so that the frames themselves have to be asked.
+_ONE_PICTURE_A_PACKET = frozenset(
+    {"h264", "hevc", "vp9", "av1", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd"}
+)
+
+# Headers round durations, and some count the audio's last packet: half a second less is not damage.
+_MISSING_S = 0.5
+
+
+@dataclass(frozen=True)
+class HeaderInfo:
+    """What the header claims, unchecked; None where it says nothing.
+
+    `width`, `height`: coded pixels, before rotation. `duration_s` may be that of a longer audio stream.
+    """
+
+    duration_s: float | None
+    width: int
+    height: int
+    fps: float | None
+    codec: str
+
+
+@dataclass(frozen=True)
+class _Packets:
+    """Packets of one stream in decode order: (P,) arrays, and what was noticed on the way."""
+
+    pts: IntArray
+    timed: npt.NDArray[np.bool_]
+    shown: npt.NDArray[np.bool_]
+    key: npt.NDArray[np.bool_]
+    duration: IntArray
+    promised: int
+    trouble: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Presented times, clean cut points, and how long the last frame stays (0: unknown), in ticks."""
+
+    pts: IntArray
+    cut_pts: IntArray
+    last_duration: int
+    trouble: str
+
+
+def open_video(uri: str, *, stage: str = "probe") -> Any:
+    """An open PyAV input container of the file at `uri`; the caller closes it (context manager).
+
+    Raises MediaError of kind "missing", "not_a_file", "empty", "unreadable" or "not_a_video".
+    """
+    path = Path(uri)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+            raise MediaError(f"{uri}: {what}; give a video file", stage=stage, kind="not_a_file")
+        if status.st_size == 0:
+            raise MediaError(f"{uri}: 0 bytes; copy the file again", stage=stage, kind="empty")
+        # Names may hold a colon, and playlists may point elsewhere: only this file is opened.
+        container = av.open(f"file:{uri}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        raise MediaError(f"{uri}: no such file; check the path", stage=stage, kind="missing") from None
+    except PermissionError:
+        raise MediaError(
+            f"{uri}: permission denied; make it readable", stage=stage, kind="unreadable"
+        ) from None
+    except av.error.FFmpegError as error:
+        message = (
+            f"{uri}: not a video that can be opened ({_reason(error)}); accepted are files that FFmpeg reads"
+        )
+        raise MediaError(message, stage=stage, kind="not_a_video") from None
+    except OSError as error:
+        message = f"{uri}: cannot be read ({error.strerror or error}); check the disk and the path"
+        raise MediaError(message, stage=stage, kind="unreadable") from None
+    name = str(container.format.name)
+    # FFmpeg also "plays" text (as a terminal) and still pictures.
+    if name == "tty" or name.startswith("image2") or name.endswith("_pipe"):
+        container.close()
+        message = f"{uri}: not a video but {name}; give a video file, or rename it if the name misleads"
+        raise MediaError(message, stage=stage, kind="not_a_video")
+    return container
+
+
+def shown_pts(frame: Any) -> int | None:
+    """Presentation time of a decoded frame in ticks of its stream; its decode time where it has none; or None."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    return None if pts is None else int(pts)
+
+
+def scan_video(uri: str) -> VideoInfo:
+    """The facts of the best video stream of a file, from one pass over its packets.
+
+    Times are those of frames that are shown: packets cut away by edit lists, damaged packets and whatever
+    precedes the first keyframe are left out. Equal time stamps count once. `incomplete` says what is missing
+    from a file that is readable but shorter than it claims. Raises MediaError with `stage` "probe".
+    """
+    with open_video(uri) as container:
+        stream = _video_stream(container, uri)
+        packets = _read_packets(container, stream)
+        header_end_s = _header_end_s(container, stream)
+        index = int(stream.index)
+        codec = str(stream.codec_context.codec.canonical_name)
+        name = str(container.format.name).split(",")[0]
+        time_base = Fraction(stream.time_base)
+        rate = stream.average_rate
+    frame = _first_frame(uri, index)
+    by_packets = codec in _ONE_PICTURE_A_PACKET and not frame.interlaced_frame
+    if by_packets and bool(packets.timed[packets.shown].all()):
+        shown = _shown_by_packets(packets)
+    else:
+        shown = _shown_by_decoding(uri, index)
+    if len(shown.pts) == 0:
+        message = (
+            f"{uri}: {len(packets.pts)} video packets, but no frame is shown; record or convert it again"
+        )
+        raise MediaError(message, stage="probe", kind="no_frames")
+    last_duration = shown.last_duration or _frame_ticks(shown.pts, rate, time_base)
+    end_pts = int(shown.pts[-1]) + last_duration
+    # PyAV gives the clockwise angle; np.rot90 with these quarter turns makes the picture upright.
+    rotation = (round(float(frame.rotation) / 90) % 4) * 90
+    width, height = (frame.height, frame.width) if rotation in (90, 270) else (frame.width, frame.height)
+    return VideoInfo(
+        uri=uri,
+        stream_index=index,
+        container=name,
+        codec=codec,
+        pix_fmt=str(frame.format.name),
+        width=int(width),
+        height=int(height),
+        rotation=rotation,
+        time_base=time_base,
+        pts=shown.pts,
+        cut_pts=shown.cut_pts,
+        end_pts=end_pts,
+        # Rounding to a coarse clock (Matroska: 1 ms) makes even spacing differ by one tick.
+        vfr=len(shown.pts) > 2 and int(np.ptp(np.diff(shown.pts))) > 1,
+        incomplete=shown.trouble or _missing(packets, float(end_pts * time_base), header_end_s),
+    )
+
+
+def probe_header(uri: str) -> HeaderInfo:
+    """What the header of a file claims about its best video stream; nothing is demuxed or decoded.
+
+    Raises MediaError with `stage` "probe".
+    """
+    with open_video(uri) as container:
+        stream = _video_stream(container, uri)
+        duration_s = None
+        if stream.duration is not None:
+            duration_s = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration_s = float(Fraction(container.duration, av.time_base))
+        return HeaderInfo(
+            duration_s=duration_s,
+            width=int(stream.width),
+            height=int(stream.height),
+            fps=None if stream.average_rate is None else float(stream.average_rate),
+            codec=str(stream.codec_context.codec.canonical_name),
+        )
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    return str(error.strerror or error).splitlines()[0]
+
+
+def _video_stream(container: Any, uri: str) -> Any:
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "nothing"
+        message = f"{uri}: no video stream that can be decoded, only {kinds}; leave it out of the archive"
+        raise MediaError(message, stage="probe", kind="no_video_stream")
+    if stream.disposition & Disposition.attached_pic:
+        message = f"{uri}: no video stream, only an attached cover picture; leave it out of the archive"
+        raise MediaError(message, stage="probe", kind="no_video_stream")
+    return stream
+
+
+def _read_packets(container: Any, stream: Any) -> _Packets:
+    pts: list[int] = []
+    timed: list[bool] = []
+    shown: list[bool] = []
+    key: list[bool] = []
+    duration: list[int] = []
+    trouble = ""
+    damaged = 0
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:  # the flush at the end, and "repeat the last frame" chunks of AVI
+                continue
+            pts.append(0 if packet.pts is None else packet.pts)
+            timed.append(packet.pts is not None)
+            shown.append(not packet.is_discard and not packet.is_corrupt)
+            key.append(bool(packet.is_keyframe))
+            duration.append(packet.duration or 0)
+            damaged += bool(packet.is_corrupt)
+    except av.error.FFmpegError as error:
+        trouble = f"reading stopped after {len(pts)} packets ({_reason(error)})"
+    if not trouble and damaged:
+        trouble = f"{damaged} of {len(pts)} packets are damaged"
+    # The index of MP4 and MOV lists every packet, edit lists applied; other containers list keyframes only.
+    promised = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+    return _Packets(
+        pts=np.array(pts, np.int64),
+        timed=np.array(timed, np.bool_),
+        shown=np.array(shown, np.bool_),
+        key=np.array(key, np.bool_),
+        duration=np.array(duration, np.int64),
+        promised=promised,
+        trouble=trouble,
+    )
+
+
+def _shown_by_packets(packets: _Packets) -> _Shown:
+    pts, shown = packets.pts, packets.shown.copy()
+    key_at = np.flatnonzero(packets.key & packets.timed & packets.shown)
+    if len(key_at):
+        # Decoders drop what comes before the first keyframe, in either order (open GOP at a cut).
+        shown[: key_at[0]] = False
+        shown &= pts >= pts[key_at[0]]
+    if not shown.any():
+        return _Shown(np.empty(0, np.int64), np.empty(0, np.int64), 0, packets.trouble)
+    far = np.iinfo(np.int64)
+    timed_low = np.where(packets.timed, pts, far.max)
+    timed_high = np.where(packets.timed, pts, far.min)
+    later = np.append(np.minimum.accumulate(timed_low[::-1])[::-1][1:], far.max)
+    earlier = np.insert(np.maximum.accumulate(timed_high)[:-1], 0, far.min)
+    clean = packets.key & shown & (later > pts) & (earlier < pts)
+    last = int(np.flatnonzero(shown & (pts == pts[shown].max()))[-1])
+    return _Shown(np.unique(pts[shown]), np.unique(pts[clean]), int(packets.duration[last]), packets.trouble)
+
+
+def _shown_by_decoding(uri: str, index: int) -> _Shown:
+    pts: list[int] = []
+    last_duration = 0
+    trouble = ""
+    try:
+        for frame in _decoded(uri, index):
+            now = shown_pts(frame)
+            if now is not None and (not pts or now > pts[-1]):
+                pts.append(now)
+                last_duration = int(frame.duration or 0)
+    except av.error.FFmpegError as error:
+        trouble = f"decoding stopped after {len(pts)} frames ({_reason(error)})"
+    # Only the beginning is known to be clean.
+    return _Shown(np.array(pts, np.int64), np.array(pts[:1], np.int64), last_duration, trouble)
+
+
+def _decoded(uri: str, index: int) -> Iterator[Any]:
+    with open_video(uri) as container:
+        stream = container.streams[index]
+        stream.codec_context.thread_count = 1
+        yield from container.decode(stream)
+
+
+def _first_frame(uri: str, index: int) -> Any:
+    try:
+        frame = next(_decoded(uri, index), None)
+    except av.error.FFmpegError as error:
+        message = (
+            f"{uri}: the first frame cannot be decoded ({_reason(error)}); copy or convert the file again"
+        )
+        raise MediaError(message, stage="probe", kind="decode_failed") from None
+    if frame is None:
+        message = f"{uri}: the video stream holds no frame; record or convert it again"
+        raise MediaError(message, stage="probe", kind="no_frames")
+    return frame
+
+
+def _frame_ticks(pts: IntArray, rate: Fraction | None, time_base: Fraction) -> int:
+    if len(pts) > 1:
+        return max(1, round(float(np.median(np.diff(pts)))))
+    return max(1, round(1 / (rate * time_base))) if rate else 1
+
+
+def _header_end_s(container: Any, stream: Any) -> float | None:
+    if stream.duration is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    # Matroska: a tag of each stream, "00:00:10.333000000"; the container's duration may be that of the sound.
+    hours, minutes, seconds = (["", *str(stream.metadata.get("DURATION", "")).split(":")] + [""] * 3)[1:4]
+    if hours.isdigit() and minutes.isdigit() and seconds.replace(".", "", 1).isdigit():
+        return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds)
+    if container.duration is not None and len(container.streams) == 1:
+        return float(Fraction(container.duration, av.time_base))
+    return None
+
+
+def _missing(packets: _Packets, end_s: float, header_end_s: float | None) -> str:
+    if packets.promised > len(packets.pts):
+        return f"the index lists {packets.promised} frames, {len(packets.pts)} are in the file"
+    if header_end_s is not None and header_end_s - end_s > _MISSING_S:
+        return f"the header promises video until {header_end_s:.3f} s, it ends at {end_s:.3f} s"
+    return ""

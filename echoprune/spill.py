@@ -1,0 +1,110 @@
+"""A file of rows of one size: appended, thinned out in place, read by ascending places. No row has a meaning here."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from echoprune.data import IntArray
+from echoprune.errors import StoreError
+
+Rows = npt.NDArray[Any]
+BoolArray = npt.NDArray[np.bool_]
+
+# A few MB at a time: sequential speed, whatever the size of a row.
+BLOCK_BYTES = 4 << 20
+
+
+class SpillFile:
+    """Rows of one size in a local file that is gone when it is closed or its process dies.
+
+    `folder`: an existing local folder. `rows`: how many the file holds. Raises StoreError, naming the folder, where
+    the file cannot be made, written (a full disk) or read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.rows = 0
+        self._row_bytes = 1
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by close)
+        except OSError as error:
+            raise self._error("create a file", error) from error
+
+    def close(self) -> None:
+        """Give up the file; may be called again."""
+        self._file.close()
+
+    def append(self, rows: Rows) -> None:
+        """Add these opaque rows (n,) at the end of the file."""
+        self._row_bytes = rows.itemsize
+        self._write(rows, at=self.rows)
+        self.rows += len(rows)
+
+    def retain(self, keep: BoolArray) -> None:
+        """Drop every row but those of `keep` (rows,), whose order stays."""
+        written = 0
+        for start in range(0, self.rows, self._block_rows):
+            part = keep[start : start + self._block_rows]
+            rows = self._read(start, len(part))[part]
+            # In place: the write ends at or before the end of what has been read.
+            self._write(rows, at=written)
+            written += len(rows)
+        self._file.truncate(written * self._row_bytes)
+        self.rows = written
+
+    def read_at(self, places: IntArray) -> Rows:
+        """(m,) opaque rows at the ascending `places` (m,), read in blocks from the first to the last."""
+        found = np.empty(len(places), dtype=f"V{self._row_bytes}")
+        done = 0
+        while done < len(places):
+            start = int(places[done])
+            end = int(np.searchsorted(places, start + self._block_rows))
+            block = self._read(start, int(places[end - 1]) + 1 - start)
+            found[done:end] = block[places[done:end] - start]
+            done = end
+        return found
+
+    @property
+    def _block_rows(self) -> int:
+        return max(1, BLOCK_BYTES // self._row_bytes)
+
+    def _read(self, start: int, count: int) -> Rows:
+        block = np.empty(count, dtype=f"V{self._row_bytes}")
+        target = block.view(np.uint8).data
+        try:
+            self._file.seek(start * self._row_bytes)
+            while target:
+                got = self._file.readinto(target)
+                if got == 0:
+                    raise StoreError(
+                        f"spill file in {self._folder} ends early; was it cut from outside? Run again"
+                    )
+                target = target[got:]
+        except OSError as error:
+            raise self._error("read", error) from error
+        return block
+
+    def _write(self, rows: Rows, *, at: int) -> None:
+        source = rows.view(np.uint8).data
+        try:
+            self._file.seek(at * self._row_bytes)
+            while source:
+                source = source[self._file.write(source) :]
+        except OSError as error:
+            raise self._error(f"write {len(rows) * self._row_bytes} bytes", error) from error
+
+    def _error(self, action: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot {action} in the spill folder {self._folder}: {error.strerror}; free space there, or name another "
+            "writable local folder"
+        )
+
+
+def opaque(rows: Rows) -> Rows:
+    """(n,) rows as plain bytes of the same size: structured rows would be copied field by field."""
+    return np.ascontiguousarray(rows).view(f"V{rows.itemsize}")

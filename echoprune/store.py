@@ -1,0 +1,284 @@
+"""Reading a store: videos, cells, tokens and failures of finished shards; and making a new one.
+
+Only what a receipt covers is seen, as it was when the store was opened. Writing shards is in shard.py, the
+columns in schema.py and docs/store.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from echoprune.data import TokenSet
+from echoprune.dtype import codec
+from echoprune.errors import StoreError
+from echoprune.receipt import StoredFile, read_receipts
+from echoprune.schema import SETTINGS_FILE, TABLES, StoreSettings, table_schema
+from echoprune.storage import Storage
+
+# Where a video's rows are: found while its videos file is read, not columns of the table.
+_PLACE = ("_shard_id", "_cell_row")
+
+
+def create_store(path: str | os.PathLike[str], settings: StoreSettings) -> Storage:
+    """The storage of a store with these settings, made if it is not there.
+
+    Raises StoreMismatchError if it was made with others, StoreError if the folder holds something else.
+    """
+    storage = Storage(path)
+    if not storage.exists(SETTINGS_FILE):
+        if names := storage.names():
+            raise StoreError(
+                f"{storage.url} holds {names[0]} but no {SETTINGS_FILE}, so it is no store: use an empty or new --store"
+            )
+        storage.create_exclusive(SETTINGS_FILE, settings.to_json().encode())
+    _read_settings(storage).require_same(settings)
+    return storage
+
+
+def open_store(path: str | os.PathLike[str]) -> TokenStore:
+    """The store at a local path or URL, as it is now. Raises StoreError where there is none or it is damaged."""
+    storage = Storage(path)
+    if not storage.exists(SETTINGS_FILE):
+        raise StoreError(
+            f"{storage.url} is no store (it has no {SETTINGS_FILE}): check the path, or make it with index"
+        )
+    return TokenStore(storage)
+
+
+class TokenStore:
+    """A store opened for reading. `receipts` are those that were there when it was opened.
+
+    A video may be named by its id, by its uri or path, or by its file name where that is unique.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.settings = _read_settings(storage)
+        self.receipts = read_receipts(storage)
+
+    def __repr__(self) -> str:
+        return f"TokenStore({self.storage.url!r}, {len(self.receipts)} shards)"
+
+    def files(self, table: str) -> list[str]:
+        """Names of the files of a table ("tokens", "cells", "failures" or "videos") that receipts cover."""
+        return [file.name for receipt in self.receipts.values() for file in receipt.files_of(table)]
+
+    def videos(self) -> pa.Table:
+        """The videos table, one row per video, sorted by uri; failed ones are among them."""
+        return self._located.drop_columns(list(_PLACE))
+
+    def failures(self) -> pa.Table:
+        """The failures table, one row per failed attempt, sorted by uri and attempt."""
+        schema = table_schema("failures", self.settings)
+        tables = [self._read(name, schema) for name in self.files("failures")]
+        table = pa.concat_tables(tables) if tables else schema.empty_table()
+        return table.sort_by([("uri", "ascending"), ("attempt", "ascending")])
+
+    def resolve(self, video: str) -> str:
+        """The id of the video meant. Raises StoreError if there is none, or several of that file name."""
+        return str(self._find(video)["video_id"])
+
+    def cells(self, video: str) -> pa.Table:
+        """The cells of one video, a table of its T rows in order; none for a failed video."""
+        row = self._find(video)
+        schema = table_schema("cells", self.settings)
+        groups = [
+            table for table, _ in self._rows("cells", row, row["_cell_row"], row["cells"], schema.names)
+        ]
+        return pa.concat_tables(groups).combine_chunks() if groups else schema.empty_table()
+
+    def tokens(self, video: str) -> TokenSet:
+        """The kept tokens of one video, decoded: in the store's dtype, int8 as float32; on the CPU.
+
+        Raises StoreError for a video that is not there or failed, and where the store is damaged.
+        """
+        row = self._find(video)
+        if row["status"] == "failed":
+            raise StoreError(
+                f"video {row['uri']} failed at {row['error_stage']} ({row['error_class']}): it has no tokens; retry it"
+            )
+        schema = table_schema("tokens", self.settings)
+        names = [name for name in schema.names if name != "video_id"]
+        count = row["kept"]
+        columns: dict[str, npt.NDArray[Any]] = {}
+        for name in names:
+            kind = schema.field(name).type
+            if pa.types.is_fixed_size_binary(kind):
+                columns[name] = np.empty((count, kind.byte_width), dtype=np.uint8)
+            else:
+                columns[name] = np.empty(count, dtype=kind.to_pandas_dtype())
+        for table, start in self._rows("tokens", row, row["token_row"], count, schema.names):
+            for name in names:
+                columns[name][start : start + len(table)] = _values(table[name])
+        return self._token_set(row, columns)
+
+    def sql_views(self) -> str:
+        """SQL for DuckDB: one view per table over the files that receipts cover (tables without files left out)."""
+        views = []
+        for table in TABLES:
+            urls = [self.storage.url_of(name).replace("'", "''") for name in self.files(table)]
+            if urls:
+                listed = ", ".join(f"'{url}'" for url in urls)
+                views.append(f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet([{listed}]);")
+        return "\n".join(views)
+
+    def verify(self) -> list[str]:
+        """One line for each file that is missing or differs from its receipt; reads every byte of the store."""
+        problems = []
+        for receipt in self.receipts.values():
+            for file in receipt.files:
+                if not self.storage.exists(file.name):
+                    problems.append(f"{file.name} is missing")
+                elif self._sha256(file) != file.sha256:
+                    problems.append(f"{file.name} differs from its receipt")
+        return problems
+
+    @cached_property
+    def _located(self) -> pa.Table:
+        schema = table_schema("videos", self.settings)
+        tables = []
+        for shard_id, receipt in self.receipts.items():
+            for file in receipt.files_of("videos"):
+                table = self._read(file.name, schema)
+                cells = table["cells"].to_numpy().astype(np.int64)
+                table = table.append_column("_shard_id", pa.repeat(shard_id, len(table)))
+                tables.append(table.append_column("_cell_row", pa.array(np.cumsum(cells) - cells)))
+        if not tables:
+            fields = [pa.field("_shard_id", pa.string()), pa.field("_cell_row", pa.int64())]
+            return pa.schema([*schema, *fields], metadata=schema.metadata).empty_table()
+        return pa.concat_tables(tables).sort_by("uri")
+
+    def _find(self, video: str) -> dict[str, Any]:
+        table = self._located
+        path = os.path.abspath(video)  # noqa: PTH100  (normalised as sources.py does, links not followed)
+        for column, value in (("video_id", video), ("uri", video), ("uri", path)):
+            at = pc.index(table[column], pa.scalar(value, pa.string())).as_py()
+            if at >= 0:
+                return _row(table, at)
+        names = pc.replace_substring_regex(table["uri"], pattern=".*/", replacement="")
+        matches = np.flatnonzero(pc.equal(names, video).to_numpy())
+        if len(matches) == 1:
+            return _row(table, int(matches[0]))
+        if len(matches):
+            uris = table["uri"].take(pa.array(matches[:3])).to_pylist()
+            raise StoreError(
+                f"{len(matches)} videos are named {video}, such as {', '.join(uris)}: give the whole uri"
+            )
+        example = f", such as {table['video_id'][0]} ({table['uri'][0]})" if len(table) else ""
+        raise StoreError(
+            f"no video {video!r} among the {len(table)} of {self.storage.url}: "
+            f"give an id of 20 hex digits, a uri or a file name{example}"
+        )
+
+    def _rows(
+        self, table: str, video: dict[str, Any], first: int, count: int, columns: list[str]
+    ) -> Iterator[tuple[pa.Table, int]]:
+        """Rows [first, first + count) of a shard's table, as pieces with their offset; reads only their row groups."""
+        done = 0
+        begin = 0
+        for file in self.receipts[video["_shard_id"]].files_of(table):
+            if done < count and begin + file.rows > first:
+                with self._damage(file.name), self._open(file.name) as parquet:
+                    at = begin
+                    for group in range(parquet.num_row_groups):
+                        rows = parquet.metadata.row_group(group).num_rows
+                        if at + rows > first and at < first + count:
+                            piece = parquet.read_row_group(group, columns=columns)
+                            piece = piece.slice(
+                                max(0, first - at), min(rows, first + count - at) - max(0, first - at)
+                            )
+                            if not pc.all(pc.equal(piece["video_id"], video["video_id"])).as_py():
+                                raise pa.ArrowInvalid(
+                                    f"rows of {video['uri']} are not where its videos row says"
+                                )
+                            yield piece, done
+                            done += len(piece)
+                        at += rows
+            begin += file.rows
+        if done != count:
+            raise StoreError(
+                f"{self.storage.url} has {done} of {count} rows of {table} for {video['uri']}: the store is damaged, "
+                f"remove receipts/{video['_shard_id']}.json and run index again"
+            )
+
+    def _token_set(self, video: dict[str, Any], columns: dict[str, npt.NDArray[Any]]) -> TokenSet:
+        store = codec(self.settings.dtype)
+        cells = self.cells(video["video_id"])
+        t = columns["t"].astype(np.int64)
+        layers = [
+            store.decode(columns[f"deepstack_{i}"], columns.get(f"deepstack_{i}_scale"))
+            for i in range(self.settings.deepstack_layers)
+        ]
+        positions = np.stack([t, columns["h"].astype(np.int64), columns["w"].astype(np.int64)], axis=1)
+        return TokenSet(
+            tokens=store.decode(columns["emb"], columns.get("scale")),
+            positions=torch.from_numpy(positions),
+            times_s=torch.from_numpy(cells["time_s"].to_numpy()[t]),
+            correspondence=torch.from_numpy(columns["correspondence"]),
+            echo=torch.from_numpy(columns["echo"]),
+            anchor=torch.from_numpy(cells["anchor"].to_numpy()[t]),
+            grid_thw=(video["cells"], video["grid_h"], video["grid_w"]),
+            deepstack=torch.stack(layers) if layers else None,
+        )
+
+    def _read(self, name: str, schema: pa.Schema) -> pa.Table:
+        with self._damage(name), self._open(name) as parquet:
+            table = parquet.read()
+            if not table.schema.equals(schema, check_metadata=True):
+                raise pa.ArrowInvalid("its columns or metadata are not those of this store")
+            return table
+
+    def _open(self, name: str) -> Any:
+        return pq.ParquetFile(self.storage.open_input(name), page_checksum_verification=True)
+
+    @contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            shard_id = Path(name).name.split(".")[0].split("-")[0]
+            raise StoreError(
+                f"{self.storage.url_of(name)} is damaged ({reason}): remove receipts/{shard_id}.json and run index "
+                "again, which redoes that shard"
+            ) from error
+
+    def _sha256(self, file: StoredFile) -> str:
+        with self._damage(file.name), self.storage.open_input(file.name) as source:
+            digest = hashlib.sha256()
+            while block := source.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+
+
+def _read_settings(storage: Storage) -> StoreSettings:
+    return StoreSettings.from_json(storage.read_bytes(SETTINGS_FILE), where=storage.url_of(SETTINGS_FILE))
+
+
+def _row(table: pa.Table, at: int) -> dict[str, Any]:
+    row: dict[str, Any] = table.slice(at, 1).to_pylist()[0]
+    return row
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """(n,) values, or (n, bytes) uint8 of a fixed_size_binary column, without a Python object per row."""
+    array = column.combine_chunks()
+    if not pa.types.is_fixed_size_binary(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    width = array.type.byte_width
+    return np.frombuffer(array.buffers()[1], np.uint8, len(array) * width, array.offset * width).reshape(
+        -1, width
+    )

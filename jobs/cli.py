@@ -1,0 +1,40 @@
+"""`echoprune`: the group of all commands. Importing this module loads neither torch nor ray."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+import echoprune
+from jobs.demo import demo
+from jobs.exits import OneLineErrors
+from jobs.index import index
+from jobs.inspect_video import inspect_video
+from jobs.models import models
+from jobs.plan import plan
+from jobs.status import status
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(echoprune.__version__, prog_name="echoprune")
+@click.option("--verbose", "-v", is_flag=True, help="Log what happens, to standard error.")
+def main(verbose: bool) -> None:
+    """Index large video archives into stores of pruned visual tokens.
+
+    \b
+    echoprune models tiny --family qwen2_5_vl --out tiny     a small random model to try with
+    echoprune index VIDEOS --store STORE --model tiny        videos -> store
+    echoprune status STORE                                   what is in it
+    echoprune inspect STORE VIDEO --png kept.png             what was kept of one video
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+for command in (index, plan, status, inspect_video, models, demo):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

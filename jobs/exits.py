@@ -1,0 +1,69 @@
+"""Exit codes, and how an error becomes one line on standard error.
+
+    0    every video is ok or partial (partial ones are warned about)
+    1    the run broke
+    2    usage or configuration: nothing ran
+    3    finished, but failed videos stand
+    130  interrupted (Ctrl-C); 143 after SIGTERM
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from echoprune.errors import ConfigError, EchoPruneError, StoreMismatchError
+
+OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; unwinds like Ctrl-C does, so that actors and the lease are let go."""
+
+
+class OneLineErrors(click.Group):
+    """A click group whose commands fail with one line and the right exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Runs the command and exits the process."""
+        kwargs["standalone_mode"] = False
+        one_line(partial(super().main, *args, **kwargs))
+
+
+def one_line(run: Callable[[], object]) -> NoReturn:
+    """Calls `run` and exits: with the code it returns, or with one line of what went wrong and its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = run()
+    except click.UsageError as error:
+        # click prints the usage line too; one line with the cure is enough.
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _fail(f"{error.format_message()}{where}", USAGE)
+    except click.ClickException as error:
+        _fail(error.format_message(), USAGE)
+    except (ConfigError, StoreMismatchError) as error:
+        _fail(str(error), USAGE)
+    except EchoPruneError as error:
+        _fail(str(error), BROKE)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; what was committed stands, the same command goes on from there", INTERRUPTED)
+    except Terminated:
+        _fail("terminated; what was committed stands, the same command goes on from there", TERMINATED)
+    except BrokenPipeError:
+        sys.exit(BROKE)
+    sys.exit(result if isinstance(result, int) else OK)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"echoprune: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,67 @@
+"""`echoprune index`: videos in, a store of pruned tokens out. `python -m jobs.index` is the same command."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from jobs.exits import FAILED_VIDEOS, OK, one_line
+from jobs.options import options_of
+from jobs.progress import duration, progress_on_stderr, short, size
+from pipelines.config import IndexConfig
+
+SHOWN_FAILURES = 5
+
+
+@click.command()
+@click.argument("paths", nargs=-1)
+@options_of(IndexConfig)
+def index(**options: Any) -> int:
+    """Index videos into a store of pruned tokens.
+
+    PATHS are video files, globs, folders (searched for known suffixes) and manifests (.txt, .jsonl, .csv or
+    .parquet with one `uri` each). Running the same command again does what is missing, new files included.
+
+    Exit code: 0 all videos ok or partial, 3 some failed (they are rows of the failures table), 2 wrong usage,
+    1 the run broke.
+    """
+    config = IndexConfig(**options)
+    from pipelines.index import run_index
+
+    with progress_on_stderr() as progress:
+        report = run_index(config, on_progress=progress)
+    for line in summary(report):
+        click.echo(line)
+    return FAILED_VIDEOS if report["store"]["failed"] else OK
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """The lines printed at the end of a run."""
+    run, store = report["run"], report["store"]
+    lines = []
+    if run["videos"]["of"]:
+        kept = run["tokens_kept"] / run["tokens_seen"] if run["tokens_seen"] else 0.0
+        lines.append(
+            f"{run['videos']['done']} videos, {duration(run['video_hours'] * 3600)} of video in "
+            f"{duration(run['elapsed_s'])} ({run['video_hours_per_hour']:.1f} h of video per hour); "
+            f"{short(run['tokens_seen'])} tokens seen, {short(run['tokens_kept'])} kept ({kept:.0%}), "
+            f"{size(run['store_bytes'])} written"
+        )
+    else:
+        lines.append("nothing to do: every video of these paths is in the store")
+    lines.append(
+        f"store {report['config']['store']}: {store['ok']} ok, {store['partial']} partial, {store['failed']} failed"
+    )
+    for uri, kind, message in run["failures"][:SHOWN_FAILURES]:
+        lines.append(f"  failed ({kind}): {message if uri in message else f'{uri}: {message}'}")
+    if len(run["failures"]) > SHOWN_FAILURES:
+        lines.append(f"  and {len(run['failures']) - SHOWN_FAILURES} more")
+    if store["failed"] or store["partial"]:
+        lines.append(f"see `echoprune status {report['config']['store']}`")
+    return lines
+
+
+if __name__ == "__main__":
+    one_line(partial(index.main, standalone_mode=False))

@@ -1,0 +1,28 @@
+"""`echoprune models`: small random checkpoints of the real classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def models() -> None:
+    """Checkpoints to try things with."""
+
+
+@models.command()
+@click.option("--family", default="qwen2_5_vl", show_default=True, help="Model family.")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write; must not exist or be empty.")
+@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal weights.")
+@click.option("--dim", default=None, type=int, help="Width of a visual token. Default: a small one.")
+def tiny(family: str, out: str, seed: int, dim: int | None) -> None:
+    """Write a tiny random checkpoint of a family's real class: config, weights, tokenizer, preprocessor.
+
+    It answers nothing sensible, but everything runs on it as on a released model.
+    """
+    from echoprune.models.tiny import write_tiny_checkpoint
+
+    write_tiny_checkpoint(family, Path(out), seed=seed, **({} if dim is None else {"dim": dim}))
+    click.echo(f"{family} checkpoint written to {out}")

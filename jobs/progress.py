@@ -1,0 +1,114 @@
+"""Progress of a run on standard error: a bar on a terminal, JSON lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+# Seconds between two JSON lines: a weekend's run writes about 17,000 of them.
+LINE_INTERVAL_S = 10.0
+
+
+class Progress(Protocol):
+    """Takes snapshots of the running totals (see pipelines/tally.py)."""
+
+    def __call__(self, snapshot: dict[str, Any]) -> None: ...
+
+
+class JsonLines:
+    """Writes a snapshot as one JSON line, at most every `interval_s`; `last` writes the final one regardless."""
+
+    def __init__(self, interval_s: float = LINE_INTERVAL_S) -> None:
+        self._interval_s, self._next_s = interval_s, 0.0
+        self._held: dict[str, Any] | None = None
+
+    def __call__(self, snapshot: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._held = snapshot
+        if now >= self._next_s:
+            self._next_s = now + self._interval_s
+            self.last()
+
+    def last(self) -> None:
+        """Writes the newest snapshot unless it is out already."""
+        if self._held is not None:
+            rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in self._held.items()}
+            sys.stderr.write(json.dumps({"event": "progress", **rounded}) + "\n")
+            sys.stderr.flush()
+            self._held = None
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """A Progress for as long as the block lasts."""
+    if not sys.stderr.isatty():
+        lines = JsonLines()
+        yield lines
+        lines.last()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("index"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} videos"),
+        TextColumn("{task.fields[rates]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("", total=1, rates="starting")
+    with bar:
+
+        def show(snapshot: dict[str, Any]) -> None:
+            bar.update(
+                task, completed=snapshot["videos_done"], total=max(1, snapshot["videos"]), rates=rates(snapshot)
+            )
+
+        yield show
+
+
+def rates(snapshot: dict[str, Any]) -> str:
+    """The words beside the bar: speed, tokens, failures, time left."""
+    parts = [f"{snapshot['video_hours_per_hour']:.1f} h of video/h"]
+    parts.append(f"{short(snapshot['tokens_seen'])} tokens -> {short(snapshot['tokens_kept'])} kept")
+    if snapshot["failed"]:
+        parts.append(f"{snapshot['failed']} failed")
+    if snapshot["eta_s"] is not None:
+        parts.append(f"{duration(snapshot['eta_s'])} left")
+    return " · ".join(parts)
+
+
+def short(number: float) -> str:
+    """1234567 as 1.2M."""
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 1000:
+            return f"{number:.0f}{unit}" if unit == "" or number >= 100 else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f}T"
+
+
+def size(number: float) -> str:
+    """Bytes in decimal units, as 1.9 GB."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(number) < 1000 or unit == "TB":
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as 1 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 100 else f"{hours:,} h"

@@ -1,0 +1,79 @@
+"""One decode process: opens videos and delivers their segments when asked. Holds no model.
+
+It lives in a process of its own so that a decoder that hangs, crashes or swells can be killed without the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from echoprune.data import Frames, TimeGrid, VideoInfo
+from echoprune.decode import decode
+from echoprune.models.encoder import FrameLayout
+from echoprune.plan import content_id
+from echoprune.probe import scan_video
+from echoprune.sample import Sampling, time_grid
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A video whose packets have been scanned and whose time grid is fixed; nothing is decoded yet."""
+
+    info: VideoInfo
+    grid: TimeGrid
+    content_id: str
+
+
+@dataclass(frozen=True)
+class VideoOpener:
+    """What a process needs to fix the time grid of a video: frame sizes and sampling, but no weights."""
+
+    layout: FrameLayout
+    sampling: Sampling
+    segment_cells: int
+
+    def open(self, uri: str) -> Opened:
+        """The scanned video; raises MediaError (stage "probe")."""
+        info = scan_video(uri)
+        frame_hw = self.layout.frame_hw(info.height, info.width)
+        grid = time_grid(
+            info,
+            self.sampling,
+            frame_hw=frame_hw,
+            grid_hw=self.layout.grid_hw(frame_hw),
+            cell_frames=self.layout.temporal_patch,
+            segment_cells=self.segment_cells,
+        )
+        return Opened(info, grid, content_id(uri))
+
+
+@dataclass
+class DecodeActor:
+    """Answers `open`, then `begin` of a span of cells, then one `segment` at a time, in the order of the calls."""
+
+    opener: VideoOpener
+    _spans: dict[int, Iterator[Frames]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(1)  # Ray counts one core for this process
+
+    def open(self, uri: str) -> Opened:
+        """The scanned video; raises MediaError."""
+        return self.opener.open(uri)
+
+    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
+        """Makes `span` ready to deliver the segments of cells [first_cell, stop_cell)."""
+        self._spans[span] = decode(
+            opened.info, opened.grid, decoder=decoder, first_cell=first_cell, stop_cell=stop_cell
+        )
+
+    def segment(self, span: int) -> Frames:
+        """The next segment of `span`; raises the span's MediaError."""
+        return next(self._spans[span])
+
+    def end(self, span: int) -> None:
+        """Forgets a span, read to its end or not."""
+        self._spans.pop(span, None)

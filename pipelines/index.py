@@ -1,0 +1,174 @@
+"""An index run from end to end: settings, lease, plan, workers, report. The driver sees ids, never tensors.
+
+    list -> plan (frozen) -> lease -> workers take shards -> receipts -> run_report.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+import ray
+
+from echoprune.errors import ConfigError
+from echoprune.index import sampling_of
+from echoprune.lease import Lease
+from echoprune.models import ModelSettings, fingerprint, model_settings
+from echoprune.plan import Plan, Shard, extend_plan, load_plan, pending
+from echoprune.prune import Keep
+from echoprune.receipt import read_receipts, sweep
+from echoprune.sample import Sampling
+from echoprune.schema import StoreSettings
+from echoprune.sources import list_sources
+from echoprune.storage import Storage
+from echoprune.store import create_store
+from pipelines.config import IndexConfig
+from pipelines.decode_actor import VideoOpener
+from pipelines.events import Event
+from pipelines.index_worker import IndexJob, IndexWorker
+from pipelines.ray_session import Crew, crew, session
+from pipelines.schedule import Scheduler
+from pipelines.tally import Tally
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+REPORT_FILE = "run_report.json"
+
+
+def run_index(config: IndexConfig, *, on_progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Brings the store up to date with its plan and `config.paths`; returns the report, also in run_report.json.
+
+    Raises ConfigError before anything ran, StoreError or ModelError when the run broke. What was committed stands.
+    """
+    if not config.paths:
+        raise ConfigError("no PATHS: give video files, globs, folders or a manifest")
+    sources = list_sources(config.paths)
+    model = model_settings(config.model, max_pixels=config.max_pixels or None)
+    settings = store_settings(config, model)
+    storage = create_store(config.store, settings)
+    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
+    with Lease.acquire(storage, run_id=run_id) as lease:
+        sweep(storage)
+        extend_plan(
+            storage, sources, shard_bytes=config.shard_mb << 20, shard_videos=config.shard_videos
+        )
+        plan, receipts = load_plan(storage), read_receipts(storage)
+        shards = pending(plan, receipts)
+        todo = sum(len(shard.sources) for shard in shards)
+        tally = Tally(
+            videos=todo,
+            source_bytes=sum(shard.size_bytes for shard in shards),
+            done_before=len(plan) - todo,
+        )
+        started_at = datetime.now(UTC)
+        quarantined: set[str] = set()
+        try:
+            if shards:
+                quarantined = _run_shards(
+                    config, settings, model, storage, shards, tally, run_id=run_id, epoch=lease.epoch, on_progress=on_progress
+                )
+        finally:
+            report = {
+                "run_id": run_id,
+                "host": socket.gethostname(),
+                "started_at": started_at.isoformat(),
+                "finished_at": datetime.now(UTC).isoformat(),
+                "versions": versions(),
+                "config": config.as_dict(),
+                "run": tally.report() | {"failures": tally.failures},
+                "quarantined": sorted(quarantined),
+                "store": _standing(plan, storage),
+            }
+            text = json.dumps(report, indent=2) + "\n"
+            storage.write_bytes(f"runs/{run_id}.json", text.encode())
+            storage.write_bytes(REPORT_FILE, text.encode())
+    return report
+
+
+def store_settings(config: IndexConfig, model: ModelSettings) -> StoreSettings:
+    """All that decides the store's bytes, with the model family's defaults filled in."""
+    compute_dtype = model.dtype if config.compute_dtype == "auto" else config.compute_dtype
+    chosen = sampling(config)
+    return StoreSettings(
+        family=model.family,
+        model_fingerprint=fingerprint(config.model),
+        dim=model.dim,
+        deepstack_layers=model.deepstack_layers,
+        compute_dtype=compute_dtype,
+        fps=None if chosen.frames else str(chosen.fps),
+        max_frames=chosen.max_frames,
+        frames=chosen.frames,
+        max_pixels=config.max_pixels or None,
+        decoder=config.decoder,
+        cell_frames=model.layout.cell_frames,
+        segment_cells=config.segment_cells,
+        keep=str(Keep.parse(config.keep)),
+        anchor_every_s=config.anchor_every,
+        temperature=model.default_temperature if config.temperature is None else config.temperature,
+        window=config.window_side(family=model.default_window),
+        dtype=compute_dtype if config.dtype == "auto" else config.dtype,
+    )
+
+
+def sampling(config: IndexConfig) -> Sampling:
+    """The sampling that the options mean; ConfigError where --fps is no number."""
+    try:
+        fps = Fraction(config.fps)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"--fps is {config.fps!r}: give a number such as 2, 0.5 or 30000/1001") from error
+    if config.frames is not None:
+        return Sampling(frames=config.frames)
+    return Sampling(fps=fps, max_frames=config.max_frames)
+
+
+def _run_shards(
+    config: IndexConfig,
+    settings: StoreSettings,
+    model: ModelSettings,
+    storage: Storage,
+    shards: list[Shard],
+    tally: Tally,
+    *,
+    run_id: str,
+    epoch: int,
+    on_progress: Callable[[dict[str, Any]], None],
+) -> set[str]:
+    """Runs the shards on Ray; returns the ids of videos that were quarantined."""
+    opener = VideoOpener(model.layout, sampling_of(settings), settings.segment_cells)
+    # Twice what may be in flight, and room for Ray itself.
+    with session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20)):
+        people = crew(encoders=config.encoders, decoders=config.decoders_per_encoder, device=config.device)
+        job = IndexJob(config, settings, opener, people, storage.url, run_id, epoch)
+        log.info("%d encoders with %d decode actors each", people.encoders, people.decoders)
+
+        def make_worker() -> Any:
+            options = {
+                "num_cpus": people.threads,
+                "num_gpus": people.gpus_each,
+                "max_restarts": 0,
+                "max_task_retries": 0,
+            }
+            return ray.remote(IndexWorker).options(**options).remote(job)
+
+        def on_event(shard_id: str, event: Event) -> None:
+            tally.add(shard_id, event)
+            on_progress(tally.snapshot())
+
+        on_progress(tally.snapshot())
+        scheduler = Scheduler(make_worker=make_worker, workers=people.encoders, on_event=on_event)
+        scheduler.run(shards)
+        return scheduler.quarantined
+
+
+def _standing(plan: Plan, storage: Storage) -> dict[str, int]:
+    """How the whole store stands after the run, by receipts."""
+    receipts = read_receipts(storage).values()
+    done = {status: sum(getattr(each, status) for each in receipts) for status in ("ok", "partial", "failed")}
+    return done | {"missing": len(plan) - sum(done.values())}

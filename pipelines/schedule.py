@@ -1,0 +1,137 @@
+"""Which worker does which shard, and who is to blame when a worker dies. Knows ids and events, never tensors.
+
+Ray restarts nothing (`max_restarts=0`): this module counts. A worker encodes one video at a time and announces it,
+so that a death is blamed on the video that was being encoded. A video that kills its worker twice is quarantined: its
+shard runs again without it, and it becomes a failed row. Deaths that no video explains count against the shard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+
+from echoprune.errors import EchoPruneError, ModelError, StoreError
+from pipelines.events import Event, ShardCommitted, VideoDone, VideoStarted
+
+log = logging.getLogger(__name__)
+
+DEATHS_PER_VIDEO = 2
+DEATHS_PER_SHARD = 3
+# Seconds without any event after which the driver looks whether it was interrupted.
+POLL_S = 0.5
+
+
+class ShardLike(Protocol):
+    """What the scheduler needs to know of a shard."""
+
+    @property
+    def shard_id(self) -> str: ...
+
+
+@dataclass(eq=False)
+class _Job:
+    """One worker at work on one shard."""
+
+    worker: Any
+    shard: Any
+    events: Any
+    current: str = ""
+
+
+@dataclass
+class Scheduler:
+    """Runs shards on workers until all are committed.
+
+    `make_worker()` returns a fresh actor handle with `load()` and `run_shard(shard, quarantined)`, the latter a
+    streaming generator of events. `on_event(shard_id, event)` is called for each in the driver.
+    """
+
+    make_worker: Callable[[], Any]
+    workers: int
+    on_event: Callable[[str, Event], None]
+    quarantined: set[str] = field(default_factory=set)
+    _video_deaths: Counter[str] = field(default_factory=Counter)
+    _shard_deaths: Counter[str] = field(default_factory=Counter)
+
+    def run(self, shards: Iterable[Any]) -> None:
+        """Returns when every shard is committed; raises what broke the run (StoreError, ModelError)."""
+        waiting = deque(shards)
+        idle = [self._loaded_worker() for _ in range(min(self.workers, len(waiting)))]
+        jobs: dict[Any, _Job] = {}
+        try:
+            while waiting or jobs:
+                while waiting and idle:
+                    job = self._start(idle.pop(), waiting.popleft())
+                    jobs[job.events] = job
+                ready, _ = ray.wait(list(jobs), num_returns=1, timeout=POLL_S)
+                for events in ready:
+                    job = jobs[events]
+                    try:
+                        event = ray.get(next(events))
+                    except StopIteration:
+                        del jobs[events]
+                        idle.append(job.worker)
+                        continue
+                    except ray.exceptions.RayError as error:
+                        del jobs[events]
+                        self._take_back(job, error)
+                        waiting.appendleft(job.shard)
+                        idle.append(self._loaded_worker())
+                        continue
+                    if isinstance(event, VideoStarted):
+                        job.current = event.video_id
+                    elif isinstance(event, VideoDone | ShardCommitted):
+                        job.current = ""
+                    self.on_event(job.shard.shard_id, event)
+        finally:
+            for worker in [*idle, *(job.worker for job in jobs.values())]:
+                ray.kill(worker)
+
+    def _start(self, worker: Any, shard: Any) -> _Job:
+        events = worker.run_shard.options(num_returns="streaming").remote(shard, frozenset(self.quarantined))
+        return _Job(worker, shard, events)
+
+    def _loaded_worker(self) -> Any:
+        """A worker whose model is loaded; a model that cannot be loaded ends the run with its own error."""
+        worker = self.make_worker()
+        try:
+            ray.get(worker.load.remote())
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, EchoPruneError):
+                raise error.cause from None
+            raise ModelError(f"the encoder could not be started: {_first_line(error.cause)}") from error
+        except ray.exceptions.RayActorError as error:
+            raise ModelError(
+                f"the encoder process died while loading the model ({_first_line(error)}); is there memory enough?"
+            ) from error
+        return worker
+
+    def _take_back(self, job: _Job, error: ray.exceptions.RayError) -> None:
+        """Counts a worker's failure against the video it was encoding, or the shard; raises what ends the run."""
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(cause, StoreError | ModelError):
+            raise cause from None
+        ray.kill(job.worker)
+        reason = _first_line(cause)
+        if job.current:
+            self._video_deaths[job.current] += 1
+            log.warning("a worker died encoding video %s: %s", job.current, reason)
+            if self._video_deaths[job.current] >= DEATHS_PER_VIDEO:
+                self.quarantined.add(job.current)
+            return
+        self._shard_deaths[job.shard.shard_id] += 1
+        log.warning("a worker died on shard %s: %s", job.shard.shard_id, reason)
+        if self._shard_deaths[job.shard.shard_id] >= DEATHS_PER_SHARD:
+            raise StoreError(
+                f"shard {job.shard.shard_id} broke its worker {DEATHS_PER_SHARD} times with no video to blame: {reason}"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

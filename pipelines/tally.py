@@ -1,0 +1,103 @@
+"""Running totals of a run: what the progress line shows while it runs, and `run_report.json` says at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.events import CellsDone, Event, ShardCommitted, VideoDone
+
+
+@dataclass
+class Tally:
+    """Totals of this run, fed with events. "Before" counts what earlier runs had finished."""
+
+    videos: int
+    source_bytes: int
+    done_before: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    done: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    error_classes: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    video_s: float = 0.0
+    tokens: int = 0
+    kept: int = 0
+    store_bytes: int = 0
+    shards: int = 0
+    worker_s: Counter[str] = field(default_factory=Counter)
+    _running: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+    _uncommitted: dict[str, list[VideoDone]] = field(default_factory=dict)
+
+    def add(self, shard_id: str, event: Event) -> None:
+        """Counts an event. Totals of a shard that had to be run again are not counted twice."""
+        if isinstance(event, CellsDone):
+            self._running[shard_id, event.video_id] = (event.tokens, event.video_s)
+        elif isinstance(event, VideoDone):
+            done = self._uncommitted.setdefault(shard_id, [])
+            # A shard that is run again announces its videos again: the last word counts.
+            done[:] = [each for each in done if each.video_id != event.video_id]
+            done.append(event)
+            self._running.pop((shard_id, event.video_id), None)
+        elif isinstance(event, ShardCommitted):
+            for video in self._uncommitted.pop(shard_id, []):
+                self._count(video)
+            self._running = {key: value for key, value in self._running.items() if key[0] != shard_id}
+            self.shards += 1
+            self.store_bytes += event.bytes
+            self.worker_s.update({"wait": event.wait_s, "encode": event.encode_s, "commit": event.commit_s})
+
+    def _count(self, video: VideoDone) -> None:
+        self.done += 1
+        self.status[video.status] += 1
+        self.video_s += video.video_s
+        self.tokens += video.tokens
+        self.kept += video.kept
+        if video.status != "ok":
+            self.error_classes[video.error_class] += 1
+        if video.status == "failed":
+            self.failures.append((video.uri, video.error_class, video.error))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started_s
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers of a progress line, videos still in an uncommitted shard included."""
+        pending = [video for shard in self._uncommitted.values() for video in shard]
+        video_s = self.video_s + sum(v.video_s for v in pending) + sum(s for _, s in self._running.values())
+        tokens = self.tokens + sum(v.tokens for v in pending) + sum(n for n, _ in self._running.values())
+        done = self.done + len(pending)
+        elapsed = self.elapsed_s
+        return {
+            "videos_done": done + self.done_before,
+            "videos": self.videos + self.done_before,
+            "failed": self.status["failed"] + sum(v.status == "failed" for v in pending),
+            "partial": self.status["partial"] + sum(v.status == "partial" for v in pending),
+            "video_hours": video_s / 3600,
+            "video_hours_per_hour": video_s / elapsed if elapsed > 0 else 0.0,
+            "tokens_seen": tokens,
+            "tokens_kept": self.kept + sum(v.kept for v in pending),
+            "elapsed_s": elapsed,
+            "eta_s": elapsed / done * (self.videos - done) if done else None,
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The totals for `run_report.json`: committed work only."""
+        worker_s = sum(self.worker_s.values())
+        return {
+            "videos": {"done": self.done, "of": self.videos, "before": self.done_before, **dict(self.status)},
+            "errors": dict(self.error_classes),
+            "video_hours": self.video_s / 3600,
+            "video_hours_per_hour": self.video_s / self.elapsed_s if self.elapsed_s else 0.0,
+            "tokens_seen": self.tokens,
+            "tokens_kept": self.kept,
+            "store_bytes": self.store_bytes,
+            "shards": self.shards,
+            "elapsed_s": self.elapsed_s,
+            "worker_s": dict(self.worker_s),
+            "encoder_busy": self.worker_s["encode"] / worker_s if worker_s else None,
+        }
