@@ -9,6 +9,7 @@ frame rates and never used.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +74,7 @@ def pictures(
         pixels = np.empty((0, 0, 0, 3), np.uint8)
         try:
             pixels = reader.get_batch(index[begin : begin + group].tolist()).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
+        except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
             reason = _first_line(error)
         if not bounded:
             reader = None
@@ -98,6 +99,12 @@ def _unfit(info: VideoInfo) -> str:
         return f"codec {info.codec}"
     if info.pix_fmt not in {"yuv420p", "yuvj420p"}:
         return f"pixel format {info.pix_fmt}"
+    if info.rotation:
+        # It turns pictures itself, and then fails where the new width is no multiple of 64 (96 x 128).
+        return f"picture turned by {info.rotation} degrees"
+    if info.width % 2 or info.height % 2:
+        # Its colours at the border differ from those of PyAV, and so would the store's bytes.
+        return f"odd size {info.width}x{info.height}"
     if len(info.cut_pts) == 0 or info.cut_pts[0] != info.pts[0]:
         return "it does not start with a clean keyframe"
     return ""
@@ -140,4 +147,6 @@ def _decord() -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    # Without the time and source line that each of decord's checks puts in front.
+    lines = re.sub(r"\[[\d:]+\] \S+?:\d+: ?", "", str(error)).strip().splitlines()
+    return (lines or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
-from echoprune.probe import open_video, shown_pts
+from echoprune.probe import open_video, shown_pts, whole_frames
 
 SEEKABLE = frozenset({"mov", "matroska"})
 
@@ -87,9 +87,11 @@ def _from(
         with open_video(info.uri, stage="decode") as container:
             stream = container.streams[info.stream_index]
             stream.codec_context.thread_count = threads
+            if threads > 1:
+                stream.codec_context.thread_type = "AUTO"
             if cut is not None:
                 container.seek(cut, stream=stream)
-            for frame in container.decode(stream):
+            for frame in whole_frames(container, stream):
                 pts = shown_pts(frame)
                 damaged += bool(frame.is_corrupt)
                 if pts is None or pts < wanted[done]:

@@ -75,7 +75,9 @@ class Codec:
 
         `rows` (n, row_bytes) uint8, contiguous and writable; the result shares its memory where it can.
         """
-        values = torch.from_numpy(rows).view(_TORCH[self.name])
+        dtype, dim = _TORCH[self.name], rows.shape[1] // VALUE_BYTES[self.name]
+        # numpy gives empty arrays strides of 0, which torch does not view.
+        values = torch.from_numpy(rows).view(dtype) if rows.size else torch.empty(len(rows), dim, dtype=dtype)
         if not self.scaled:
             return values
         if scale is None:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from echoprune.dtype import codec
+
 # Cells are worked on in batches of about this much float64, so that a 3-hour video needs no more than a short one.
 _BATCH_BYTES = 64 << 20
 # Sums of a few thousand float64 terms are right to about 1e-12; float32 would need a slack of 5e-7.
@@ -45,7 +47,7 @@ def pool_cells(tokens: torch.Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray
 
 def unpool(pooled: npt.NDArray[np.uint8]) -> torch.Tensor:
     """(T, D) bfloat16: the stored vectors of `pool_cells`, or of the column `pooled` as (T, 2 D) bytes."""
-    return torch.from_numpy(np.array(pooled, dtype=np.uint8)).view(torch.bfloat16)
+    return codec("bf16").decode(np.array(pooled, dtype=np.uint8))
 
 
 def _length(vectors: torch.Tensor) -> torch.Tensor:

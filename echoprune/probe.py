@@ -22,12 +22,16 @@ from av.stream import Disposition
 
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
+from echoprune.h264 import holds_idr
 
 # One packet is one shown picture. Elsewhere a packet may show nothing (VP8 alternate references, MPEG-4 "not
 # coded" pictures), so that the frames themselves have to be asked.
 _ONE_PICTURE_A_PACKET = frozenset(
     {"h264", "hevc", "vp9", "av1", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd"}
 )
+
+# What FFmpeg opens as well: text (shown as on a terminal), and lists that pull in other files.
+_NO_VIDEO_FORMATS = frozenset({"tty", "concat", "hls", "dash", "imf", "sdp"})
 
 # Headers round durations, and some count the audio's last packet: half a second less is not damage.
 _MISSING_S = 0.5
@@ -53,7 +57,9 @@ class _Packets:
 
     pts: IntArray
     timed: npt.NDArray[np.bool_]
+    fresh: npt.NDArray[np.bool_]
     shown: npt.NDArray[np.bool_]
+    damaged: npt.NDArray[np.bool_]
     key: npt.NDArray[np.bool_]
     duration: IntArray
     promised: int
@@ -92,16 +98,13 @@ def open_video(uri: str, *, stage: str = "probe") -> Any:
             f"{uri}: permission denied; make it readable", stage=stage, kind="unreadable"
         ) from None
     except av.error.FFmpegError as error:
-        message = (
-            f"{uri}: not a video that can be opened ({_reason(error)}); accepted are files that FFmpeg reads"
-        )
+        message = f"{uri}: cannot be opened as a video ({_reason(error)}); copy it again, or leave it out"
         raise MediaError(message, stage=stage, kind="not_a_video") from None
     except OSError as error:
         message = f"{uri}: cannot be read ({error.strerror or error}); check the disk and the path"
         raise MediaError(message, stage=stage, kind="unreadable") from None
     name = str(container.format.name)
-    # FFmpeg also "plays" text (as a terminal) and still pictures.
-    if name == "tty" or name.startswith("image2") or name.endswith("_pipe"):
+    if name in _NO_VIDEO_FORMATS or name.startswith("image2") or name.endswith("_pipe"):
         container.close()
         message = f"{uri}: not a video but {name}; give a video file, or rename it if the name misleads"
         raise MediaError(message, stage=stage, kind="not_a_video")
@@ -112,6 +115,16 @@ def shown_pts(frame: Any) -> int | None:
     """Presentation time of a decoded frame in ticks of its stream; its decode time where it has none; or None."""
     pts = frame.pts if frame.pts is not None else frame.dts
     return None if pts is None else int(pts)
+
+
+def whole_frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames in the order shown. Packets that the container itself calls damaged are left out.
+
+    A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
+    """
+    for packet in container.demux(stream):
+        if not packet.is_corrupt:
+            yield from packet.decode()
 
 
 def scan_video(uri: str) -> VideoInfo:
@@ -143,7 +156,7 @@ def scan_video(uri: str) -> VideoInfo:
         raise MediaError(message, stage="probe", kind="no_frames")
     last_duration = shown.last_duration or _frame_ticks(shown.pts, rate, time_base)
     end_pts = int(shown.pts[-1]) + last_duration
-    # PyAV gives the clockwise angle; np.rot90 with these quarter turns makes the picture upright.
+    # Counter-clockwise, as np.rot90 turns; a player would do the same.
     rotation = (round(float(frame.rotation) / 90) % 4) * 90
     width, height = (frame.height, frame.width) if rotation in (90, 270) else (frame.width, frame.height)
     return VideoInfo(
@@ -206,31 +219,37 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
     pts: list[int] = []
     timed: list[bool] = []
     shown: list[bool] = []
+    damaged: list[bool] = []
     key: list[bool] = []
+    fresh: list[bool] = []
     duration: list[int] = []
     trouble = ""
-    damaged = 0
+    h264 = stream.codec_context.codec.canonical_name == "h264"
+    extradata = bytes(stream.codec_context.extradata or b"")
     try:
         for packet in container.demux(stream):
             if packet.size == 0:  # the flush at the end, and "repeat the last frame" chunks of AVI
                 continue
             pts.append(0 if packet.pts is None else packet.pts)
             timed.append(packet.pts is not None)
-            shown.append(not packet.is_discard and not packet.is_corrupt)
+            shown.append(not packet.is_discard)
+            damaged.append(bool(packet.is_corrupt))
             key.append(bool(packet.is_keyframe))
+            fresh.append(key[-1] and (not h264 or holds_idr(bytes(packet), extradata=extradata)))
             duration.append(packet.duration or 0)
-            damaged += bool(packet.is_corrupt)
     except av.error.FFmpegError as error:
         trouble = f"reading stopped after {len(pts)} packets ({_reason(error)})"
-    if not trouble and damaged:
-        trouble = f"{damaged} of {len(pts)} packets are damaged"
+    if not trouble and any(damaged):
+        trouble = f"{sum(damaged)} of {len(pts)} packets are damaged"
     # The index of MP4 and MOV lists every packet, edit lists applied; other containers list keyframes only.
     promised = len(stream.index_entries) if container.format.name.startswith("mov") else 0
     return _Packets(
         pts=np.array(pts, np.int64),
         timed=np.array(timed, np.bool_),
         shown=np.array(shown, np.bool_),
+        damaged=np.array(damaged, np.bool_),
         key=np.array(key, np.bool_),
+        fresh=np.array(fresh, np.bool_),
         duration=np.array(duration, np.int64),
         promised=promised,
         trouble=trouble,
@@ -238,10 +257,16 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
 
 
 def _shown_by_packets(packets: _Packets) -> _Shown:
-    pts, shown = packets.pts, packets.shown.copy()
-    key_at = np.flatnonzero(packets.key & packets.timed & packets.shown)
+    # Pictures after a damaged packet, up to the next fresh start, are patched from what is not there: measured, 6 of
+    # 11 were other moments of the clip, unflagged. The frame before stays on screen instead, and `incomplete` says so.
+    order = np.arange(len(packets.pts))
+    last_damage = np.maximum.accumulate(np.where(packets.damaged, order, -1))
+    last_fresh = np.maximum.accumulate(np.where(packets.fresh & ~packets.damaged, order, -1))
+    pts, shown = packets.pts, packets.shown & (last_damage <= last_fresh)
+    key_at = np.flatnonzero(packets.key & packets.timed)
     if len(key_at):
-        # Decoders drop what comes before the first keyframe, in either order (open GOP at a cut).
+        # Decoders drop what comes before the first keyframe, in either order (open GOP at a cut). That keyframe
+        # may itself be cut away by an edit list, and is decoded all the same.
         shown[: key_at[0]] = False
         shown &= pts >= pts[key_at[0]]
     if not shown.any():
@@ -251,7 +276,7 @@ def _shown_by_packets(packets: _Packets) -> _Shown:
     timed_high = np.where(packets.timed, pts, far.min)
     later = np.append(np.minimum.accumulate(timed_low[::-1])[::-1][1:], far.max)
     earlier = np.insert(np.maximum.accumulate(timed_high)[:-1], 0, far.min)
-    clean = packets.key & shown & (later > pts) & (earlier < pts)
+    clean = packets.fresh & shown & (later > pts) & (earlier < pts)
     last = int(np.flatnonzero(shown & (pts == pts[shown].max()))[-1])
     return _Shown(np.unique(pts[shown]), np.unique(pts[clean]), int(packets.duration[last]), packets.trouble)
 
@@ -276,7 +301,7 @@ def _decoded(uri: str, index: int) -> Iterator[Any]:
     with open_video(uri) as container:
         stream = container.streams[index]
         stream.codec_context.thread_count = 1
-        yield from container.decode(stream)
+        yield from whole_frames(container, stream)
 
 
 def _first_frame(uri: str, index: int) -> Any:

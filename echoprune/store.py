@@ -241,8 +241,10 @@ class TokenStore:
                 raise pa.ArrowInvalid("its columns or metadata are not those of this store")
             return table
 
-    def _open(self, name: str) -> Any:
-        return pq.ParquetFile(self.storage.open_input(name), page_checksum_verification=True)
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
+        with self.storage.open_input(name) as source:
+            yield pq.ParquetFile(source, page_checksum_verification=True)
 
     @contextmanager
     def _damage(self, name: str) -> Iterator[None]:

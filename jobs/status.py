@@ -26,11 +26,12 @@ def status(store: str, as_json: bool, all_failures: bool) -> int:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        _print(found, all_failures=all_failures)
+        show(found, all_failures=all_failures)
     return FAILED_VIDEOS if found["videos"]["failed"] else OK
 
 
-def _print(found: dict[str, Any], *, all_failures: bool) -> None:
+def show(found: dict[str, Any], *, all_failures: bool) -> None:
+    """Prints the tables of `status`."""
     from rich.console import Console
     from rich.table import Table
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.stream import Disposition
 
 BITS = 8
 Pixels = npt.NDArray[np.uint8]
@@ -62,7 +63,9 @@ def draw(index: int, *, width: int, height: int) -> Pixels:
     picture[:third] = row
     picture[third : 2 * third] = 251 - row
     y, x = np.mgrid[2 * third : height, 0:width]
-    picture[2 * third :] = (128 + 60 * np.sin((x + 3 * index) / 9) * np.cos(y / 7))[..., None].astype(np.uint8)
+    picture[2 * third :] = (128 + 60 * np.sin((x + 3 * index) / 9) * np.cos(y / 7))[..., None].astype(
+        np.uint8
+    )
     return picture
 
 
@@ -98,7 +101,9 @@ def write(clip: Clip, folder: Path) -> Path:
     with av.open(str(path), "w", options=clip.muxer) as container:
         if clip.small_stream_first:
             small = _video(container, clip, width=64, height=48)
+            small.disposition = Disposition(0)
         stream = _video(container, clip, width=clip.width, height=clip.height)
+        stream.disposition = Disposition.default
         if clip.rotation:
             stream.set_display_rotation(clip.rotation)
         sound = container.add_stream("aac", rate=8000, layout="mono") if clip.audio_s else None
@@ -167,7 +172,7 @@ def damage(source: Path, target: Path, *, at: float, length: int = 400) -> Path:
     data = bytearray(source.read_bytes())
     where = data.find(b"mdat")
     size = struct.unpack(">I", data[where - 4 : where])[0]
-    begin = where + int(size * at)
+    begin = where + 4 + int(size * at)
     data[begin : begin + length] = np.random.default_rng(0).bytes(length)
     target.write_bytes(bytes(data))
     return target
@@ -183,19 +188,40 @@ CLIPS = {
         Clip("vfr.mkv", uneven(90)),
         Clip("late.mp4", even(60, start_ms=5000)),
         Clip("late.mkv", even(60, start_ms=5000)),
-        Clip("negative.mp4", even(60, start_ms=-1000), options={"bf": "0"}),
+        Clip("plain.nut", even(60), options={"bf": "0"}),
         Clip("rotated90.mp4", even(50), rotation=90),
         Clip("rotated180.mp4", even(50), rotation=180),
         Clip("rotated270.mov", even(50), rotation=-90),
         Clip("two_streams.mp4", even(60), small_stream_first=True),
-        Clip("open_gop.mp4", even(100), codec="libx265", options={"x265-params": "log-level=none:open-gop=1:keyint=20"}),
+        Clip(
+            "open_gop.mp4",
+            even(100),
+            codec="libx265",
+            options={"x265-params": "log-level=none:open-gop=1:keyint=20"},
+        ),
         Clip("open_gop_h264.mp4", even(100), options={"x264-params": "open-gop=1:bframes=3", "bf": "3"}),
         Clip("ten_bit.mp4", even(60), pix_fmt="yuv420p10le"),
         Clip("stream.ts", even(100), options={"bf": "2"}),
         Clip("vp9.webm", even(60), codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
-        Clip("vp8.webm", even(60), codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "10", "cpu-used": "8"}),
+        Clip(
+            "vp8.webm",
+            even(60),
+            codec="libvpx",
+            options={"auto-alt-ref": "1", "lag-in-frames": "10", "cpu-used": "8"},
+        ),
         Clip("av1.mp4", even(50), codec="libsvtav1", options={"preset": "12", "svtav1-params": "lp=1"}),
+        Clip(
+            "odd.webm",
+            even(50),
+            width=131,
+            height=97,
+            codec="libvpx-vp9",
+            options={"deadline": "realtime", "cpu-used": "8"},
+        ),
         Clip("odd.mp4", even(50), width=131, height=97, pix_fmt="yuv444p"),
+        Clip("refresh.mkv", even(100), options={"x264-params": "intra-refresh=1:bframes=0"}),
+        Clip("many_keys.mp4", even(250), gop=12, options={"bf": "2"}),
+        Clip("many_keys.mkv", even(250), gop=12, options={"bf": "2"}),
         Clip("one_frame.mp4", even(1)),
         Clip("mpeg4.avi", even(60), codec="mpeg4", options={"b": "2000000"}),
         Clip("mpeg4_bframes.avi", even(60), codec="mpeg4", options={"bf": "2", "b": "2000000"}),

@@ -16,7 +16,7 @@ def echo(tokens, *, grid_hw, temperature, window=None):
     """Correspondence and echo (T, N) float64 of tokens (T, N, D); row 0 is 0."""
     tokens = np.asarray(tokens, dtype=np.float64)
     cells, places, _ = tokens.shape
-    height, width = grid_hw
+    _, width = grid_hw
     correspondence, scores = np.zeros((cells, places)), np.zeros((cells, places))
     for t in range(1, cells):
         for i in range(places):

@@ -82,7 +82,11 @@ def load_encoder(
         raise ConfigError("device 'cuda' is not there: torch sees no GPU; use --device cpu, or auto")
     folder, family = _find(model)
     settings = family.settings(folder, max_pixels)
-    target = torch.device("cuda", torch.cuda.current_device()) if has_gpu and device != "cpu" else torch.device("cpu")
+    target = (
+        torch.device("cuda", torch.cuda.current_device())
+        if has_gpu and device != "cpu"
+        else torch.device("cpu")
+    )
     dtype = dtypes[settings.dtype if compute_dtype == "auto" else compute_dtype]
     return family.load(folder, settings, segment_cells, target, dtype)
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from echoprune.errors import ModelError
 
@@ -37,24 +37,30 @@ def find_checkpoint(model: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{model} is no checkpoint: it has no config.json; name a folder written by save_pretrained")
+            raise ModelError(
+                f"{model} is no checkpoint: it has no config.json; name a folder written by save_pretrained"
+            )
         return folder
     if folder.exists():
         raise ModelError(f"{model} is a file; name the checkpoint's folder or a hub id such as owner/name")
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(f"model {model} not found: no such folder, and not of the form owner/name; check the path")
+        raise ModelError(
+            f"model {model} not found: no such folder, and not of the form owner/name; check the path"
+        )
     return _download(model, None, _SMALL_FILES)
 
 
 def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
-    import httpx  # noqa: PLC0415 - the hub client's own; not needed for local folders
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - not needed for local folders
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
+    # Broken connections are errors of httpx or httpx2, by the client's version; either is a base of its own HTTP error.
+    transport = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    refusals: tuple[type[Exception], ...] = (OSError, HFValidationError, *transport)
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    # The hub client's own errors are OSErrors (offline, not in the cache, refused, full disk) or httpx's.
-    except (OSError, HFValidationError, httpx.HTTPError) as error:
+    # The client's other errors (offline, not in the cache, no such repository, full disk) are OSErrors.
+    except refusals as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"model {model} not found: no such folder, and the hub gave {type(error).__name__} ({reason}); "
@@ -71,7 +77,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}; download the checkpoint again") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, not an object; download the checkpoint again")
+        raise ModelError(
+            f"{path} holds a {type(value).__name__}, not an object; download the checkpoint again"
+        )
     return value
 
 
@@ -80,7 +88,9 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
     nested = read_json(folder / "processor_config.json").get("video_processor")
     if isinstance(nested, dict):
         return nested
-    return read_json(folder / "video_preprocessor_config.json") or read_json(folder / "preprocessor_config.json")
+    return read_json(folder / "video_preprocessor_config.json") or read_json(
+        folder / "preprocessor_config.json"
+    )
 
 
 def config_dtype(folder: Path, family: Family) -> str:
@@ -91,7 +101,9 @@ def config_dtype(folder: Path, family: Family) -> str:
         stored = {str(tensor.get_dtype()) for _, tensor in _vision_slices(folder, family)}
         known = [short for name, short in _STORED_DTYPES.items() if name in stored]
         if not known:
-            raise ModelError(f"{folder} holds vision weights of {sorted(stored)}; accepted are {list(_STORED_DTYPES)}")
+            raise ModelError(
+                f"{folder} holds vision weights of {sorted(stored)}; accepted are {list(_STORED_DTYPES)}"
+            )
         return known[0]
     name = str(stated).removeprefix("torch.")
     if name not in _DTYPES:
@@ -113,7 +125,9 @@ def mapped_names(names: Iterable[str], family: Family) -> dict[str, str]:
         if today.startswith(family.vision_prefix):
             mapped[name] = today.removeprefix(family.vision_prefix)
     if len(set(mapped.values())) != len(mapped):
-        raise ModelError("two stored weights map to one vision weight; the checkpoint mixes layouts: save it again")
+        raise ModelError(
+            "two stored weights map to one vision weight; the checkpoint mixes layouts: save it again"
+        )
     return mapped
 
 
@@ -173,7 +187,9 @@ def _vision_slices(folder: Path, family: Family) -> Iterator[tuple[str, Any]]:
         try:
             yield name, opened[file].get_slice(stored)
         except SafetensorError as error:
-            raise ModelError(f"{folder / file} lacks {stored}: {error}; download the checkpoint again") from error
+            raise ModelError(
+                f"{folder / file} lacks {stored}: {error}; download the checkpoint again"
+            ) from error
 
 
 def _open_weights(path: Path) -> Any:

@@ -151,7 +151,9 @@ def _layout(folder: Path, vision: dict[str, Any], max_pixels: int | None) -> Fra
     # Where a checkpoint switches a step off, its tokens would silently be those of other pixels.
     off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not given.get(step, True)]
     if off or not isclose(given.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-9):
-        raise ModelError(f"{folder} has a preprocessor without {off or 'rescale_factor 1/255'}; take its original files")
+        raise ModelError(
+            f"{folder} has a preprocessor without {off or 'rescale_factor 1/255'}; take its original files"
+        )
     sizes = {}
     for name, config_name, default in (
         ("patch_size", "patch_size", 14),
@@ -199,7 +201,8 @@ def _identity(folder: Path) -> dict[str, object]:
     layout = _layout(folder, read_json(folder / "config.json").get("vision_config") or {}, None)
     rope = getattr(config, "rope_parameters", None) or {}
     return {
-        "vision": {name: getattr(config, name) for name in _IDENTITY} | {"rope_theta": rope.get("rope_theta", 10000.0)},
+        "vision": {name: getattr(config, name) for name in _IDENTITY}
+        | {"rope_theta": rope.get("rope_theta", 10000.0)},
         "preprocessor": [layout.min_pixels, layout.resample, layout.mean, layout.std],
     }
 

@@ -73,7 +73,9 @@ def write_tiny_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise ConfigError(f"{folder} cannot be made a folder: {error.strerror}; choose another --out") from error
+        raise ConfigError(
+            f"{folder} cannot be made a folder: {error.strerror}; choose another --out"
+        ) from error
     FAMILIES[family](folder, seed=seed, dim=dim, layout=layout, dtype=dtype)
     return folder
 
@@ -123,12 +125,16 @@ def _write_qwen2_5_vl(folder: Path, *, seed: int, dim: int, layout: str, dtype: 
     # Shapes alone: the class's own random start would be slow at large D and would move the caller's generator.
     with torch.device("meta"):
         shapes = {
-            name: tensor.shape for name, tensor in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()
+            name: tensor.shape
+            for name, tensor in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()
         }
     generator = torch.Generator().manual_seed(seed)
     weights = {name: _random_weight(name, shapes[name], generator) for name in sorted(shapes)}
     save_file(
-        {_stored_name(name, layout): tensor.to(getattr(torch, DTYPES[dtype])) for name, tensor in weights.items()},
+        {
+            _stored_name(name, layout): tensor.to(getattr(torch, DTYPES[dtype]))
+            for name, tensor in weights.items()
+        },
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
@@ -151,10 +157,10 @@ def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> 
         return torch.ones(shape)
     if name.endswith("bias"):
         return torch.zeros(shape)
-    if "embed_tokens" in name or "lm_head" in name:
-        spread = 0.02
-    else:
-        spread = 1 / math.sqrt(math.prod(shape[1:]))
+    # By fan-in, so that attention moves a token but what it shows stays the larger part: in a test scene cosines are
+    # 0.99 for a still token under noise of 2 grey levels, 0.3 to 0.8 for a changed one, 0.24 between places.
+    vocabulary = "embed_tokens" in name or "lm_head" in name
+    spread = 0.02 if vocabulary else 1 / math.sqrt(math.prod(shape[1:]))
     return torch.randn(shape, generator=generator) * spread
 
 
@@ -169,10 +175,14 @@ def _write_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -205,7 +215,9 @@ def _write_qwen2_5_vl_preprocessors(folder: Path) -> None:
         "video_processor_type": "Qwen2VLVideoProcessor",
     }
     for name, own in (("preprocessor_config.json", image), ("video_preprocessor_config.json", video)):
-        (folder / name).write_text(json.dumps({**shared, **own}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / name).write_text(
+            json.dumps({**shared, **own}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 FAMILIES: dict[str, Callable[..., None]] = {"qwen2_5_vl": _write_qwen2_5_vl}

@@ -211,6 +211,7 @@ def test_the_scorer_holds_on_to_one_cell_alone():
 
 
 @given(places=st.integers(1, 5000), dim=st.integers(1, 8192))
+@settings(deadline=None)
 def test_a_product_takes_one_to_eight_cells_within_its_memory(places, dim):
     pairs = chunk_pairs(places, dim)
     assert 1 <= pairs <= 8

@@ -41,6 +41,7 @@ def test_the_choice_is_the_oracles(video, budget, first):
 
 
 @given(video=scored_videos(), budget=st.integers(0, 60))
+@settings(deadline=None)
 def test_a_larger_budget_keeps_what_a_smaller_one_kept_without_a_question(video, budget):
     scores, _ = video
     smaller = set(select_tokens(scores, budget=budget).tolist())
@@ -48,8 +49,9 @@ def test_a_larger_budget_keeps_what_a_smaller_one_kept_without_a_question(video,
 
 
 @given(video=scored_videos(), budget=st.integers(0, 60), first=st.sampled_from(["share", "whole"]))
-def test_a_larger_budget_keeps_each_cell_s_best_of_a_smaller_one(video, budget, first):
-    # The share of the first cell grows in steps at the others' expense, but by one token per token of budget at most.
+@settings(deadline=None)
+def test_a_larger_budget_keeps_what_a_smaller_one_kept_with_a_question(video, budget, first):
+    # One more token of budget adds one to the first cell's share or one to the rest, never a swap.
     scores, match = video
     smaller = select_tokens(scores, budget=budget, relevance=match, first=first).tolist()
     larger = select_tokens(scores, budget=budget + 1, relevance=match, first=first).tolist()
@@ -57,6 +59,7 @@ def test_a_larger_budget_keeps_each_cell_s_best_of_a_smaller_one(video, budget, 
 
 
 @given(data=st.data(), count=st.integers(1, 30), budget=st.integers(0, 40))
+@settings(deadline=None)
 def test_the_choice_follows_the_scores_wherever_they_stand(data, count, budget):
     score = torch.randperm(count, generator=torch.Generator().manual_seed(count)).float()
     has_past = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
@@ -72,6 +75,7 @@ def test_the_choice_follows_the_scores_wherever_they_stand(data, count, budget):
 
 
 @given(video=scored_videos(), budget=st.integers(0, 60), first=st.sampled_from(["share", "whole"]))
+@settings(deadline=None)
 def test_the_sparse_form_on_all_tokens_is_the_dense_form(video, budget, first):
     scores, match = video
     flat_past = scores.has_past[:, None].expand_as(match).flatten()
@@ -162,6 +166,7 @@ def test_keep_is_read_exactly(text, canonical, budget):
 
 
 @given(hundredths=st.integers(1, 100), cells=st.integers(1, 50_000), places=st.integers(1, 4096))
+@settings(deadline=None)
 def test_ratios_are_floored_without_rounding(hundredths, cells, places):
     keep = Keep.parse(f"{hundredths / 100}")
     assert keep.budget(cells, places) == hundredths * cells * places // 100
@@ -187,12 +192,12 @@ def test_keep_made_by_hand_is_checked_too():
 
 
 @given(
-    start=st.integers(1, 50),
     tenths=st.integers(1, 40),
     every=st.sampled_from([0.1, 0.3, 1.0, 2.5, 10.0, 1 / 3, 30.0]),
-    cells=st.integers(1, 400),
+    cells=st.integers(1, 60),
 )
-def test_anchors_are_the_first_cells_at_or_after_the_multiples(start, tenths, every, cells):
+@settings(deadline=None)
+def test_anchors_are_the_first_cells_at_or_after_the_multiples(tenths, every, cells):
     times = np.arange(cells) * (tenths / 10)
     anchor = anchor_cells(times, every)
     expected, multiple = set(), 0

@@ -29,7 +29,9 @@ def test_scores_and_choice_are_the_references(path):
         temperature=float(case["temperature"]),
         window=None if window == -1 else window,
     )
-    match = relevance(tokens, torch.from_numpy(case["query"]), query_mask=torch.from_numpy(case["query_mask"]))
+    match = relevance(
+        tokens, torch.from_numpy(case["query"]), query_mask=torch.from_numpy(case["query_mask"])
+    )
     np.testing.assert_allclose(scores.correspondence.numpy(), case["correspondence"], atol=1e-5)
     np.testing.assert_allclose(scores.echo.numpy(), case["echo"], atol=1e-5)
     np.testing.assert_allclose(match.numpy(), case["relevance"], atol=1e-5)

@@ -31,7 +31,9 @@ def edited(tiny: Path, tmp_path: Path) -> Callable[[Callable[[Weights], Weights]
     def edit(change: Callable[[Weights], Weights]) -> Path:
         folder = tmp_path / "edited"
         shutil.copytree(tiny, folder)
-        save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"}
+        )
         return folder
 
     return edit
@@ -44,7 +46,9 @@ def sharded(tiny: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny, folder)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    places = {name: 0 if ".visual." not in name else 1 + index % 2 for index, name in enumerate(sorted(weights))}
+    places = {
+        name: 0 if ".visual." not in name else 1 + index % 2 for index, name in enumerate(sorted(weights))
+    }
     weight_map = {name: f"model-{place + 1:05}-of-00003.safetensors" for name, place in places.items()}
     for file in sorted(set(weight_map.values())):
         part = {name: weights[name] for name, place in weight_map.items() if place == file}

@@ -25,7 +25,9 @@ def layout(low: int = 3136, high: int = 200704) -> FrameLayout:
 
 
 def encoder_of(folder: Path, *, segment_cells: int, compute_dtype: str = "auto") -> Qwen2_5VLEncoder:
-    encoder = load_encoder(str(folder), segment_cells=segment_cells, device="cpu", compute_dtype=compute_dtype)
+    encoder = load_encoder(
+        str(folder), segment_cells=segment_cells, device="cpu", compute_dtype=compute_dtype
+    )
     assert isinstance(encoder, Qwen2_5VLEncoder)
     return encoder
 
@@ -42,7 +44,11 @@ def patches_by_loops(pixels: np.ndarray) -> np.ndarray:
                 for down in (0, 14):
                     for right in (0, 14):
                         y, x = top + down, left + right
-                        patch = [normal[2 * cell + f, y : y + 14, x : x + 14, c] for c in range(3) for f in range(2)]
+                        patch = [
+                            normal[2 * cell + f, y : y + 14, x : x + 14, c]
+                            for c in range(3)
+                            for f in range(2)
+                        ]
                         rows.append(np.concatenate([part.ravel() for part in patch]))
     return np.stack(rows)
 
@@ -170,7 +176,9 @@ def test_values_that_are_not_finite_are_an_error(
         return weights
 
     encoder = encoder_of(edited(break_one), segment_cells=2)
-    with pytest.raises(ModelError, match=r"12 of 768 values of cells 7 to 8 are not finite .* --compute-dtype"):
+    with pytest.raises(
+        ModelError, match=r"12 of 768 values of cells 7 to 8 are not finite .* --compute-dtype"
+    ):
         encoder.encode(make_frames(2, 56, 84, first_cell=7))
 
 

@@ -26,7 +26,9 @@ def test_weights_are_byte_equal_by_seed_and_leave_the_generator_alone(tiny: Path
 @pytest.mark.parametrize("layout", ["model.visual", "visual"])
 def test_the_library_loads_the_whole_model(layout: str, tmp_path: Path) -> None:
     folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model", layout=layout, dtype="bf16")
-    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.bfloat16
     assert 200_000 < sum(weight.numel() for weight in model.parameters()) < 600_000
@@ -67,7 +69,9 @@ def test_tokens_tell_moved_from_still(tiny: Path) -> None:
     """A square that jumps over a still, faintly noisy scene: what stays is an echo, what changes is not."""
     rng = np.random.default_rng(3)
     y, x = np.mgrid[:224, :308]
-    scene = np.stack([120 + 60 * np.sin(x / 23 + y / 31), 110 + 50 * np.cos(x / 41 - y / 17), 90 + 0 * x], axis=-1)
+    scene = np.stack(
+        [120 + 60 * np.sin(x / 23 + y / 31), 110 + 50 * np.cos(x / 41 - y / 17), 90 + 0 * x], axis=-1
+    )
     pictures = []
     for left in (28, 28, 196, 196):
         picture = scene + rng.normal(0, 2, scene.shape)
@@ -103,7 +107,9 @@ def test_wide_tokens(tmp_path: Path) -> None:
         ("qwen2_5_vl", {"dim": 100}, "multiple of 16"),
     ],
 )
-def test_refuses_what_it_cannot_write(family: str, options: dict[str, object], cure: str, tmp_path: Path) -> None:
+def test_refuses_what_it_cannot_write(
+    family: str, options: dict[str, object], cure: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=cure):
         write_tiny_checkpoint(family, tmp_path / "none", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()

@@ -1,0 +1,185 @@
+"""Files that are no videos, or only parts of one: the class of each failure, and what is rescued."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from echoprune.data import VideoInfo
+from echoprune.decode import decode
+from echoprune.errors import MediaError
+from echoprune.probe import probe_header, scan_video
+from echoprune.sample import Sampling, time_grid
+from tests.clips import CLIPS, cut, damage, expected, read_index, write, write_sound
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "none.mp4"
+
+
+def _directory(folder: Path) -> Path:
+    return folder
+
+
+def _pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.mp4")
+    return folder / "pipe.mp4"
+
+
+def _holding(name: str, data: bytes):
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    make.__name__ = name
+    return make
+
+
+def _without_moov(folder: Path) -> Path:
+    return cut(write(CLIPS["bframes.mp4"], folder), folder / "no moov.mp4", keep=0.5)
+
+
+def _sound(folder: Path) -> Path:
+    return write_sound(folder / "sound.mp4")
+
+
+def _playlist(folder: Path) -> Path:
+    path = write(CLIPS["stream.ts"], folder)
+    (folder / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{path.name}'\n")
+    return folder / "list.mp4"
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (_missing, "missing"),
+        (_directory, "not_a_file"),
+        (_pipe, "not_a_file"),
+        (_holding("empty.mp4", b""), "empty"),
+        (_holding("text.mp4", b"no video\n" * 99), "not_a_video"),
+        (_holding("text.txt", b"no video\n" * 99), "not_a_video"),
+        (_holding("noise.mkv", bytes(range(256)) * 40), "not_a_video"),
+        (_without_moov, "not_a_video"),
+        (_sound, "no_video_stream"),
+    ],
+)
+def test_class_of_failure(make, kind: str, tmp_path: Path) -> None:
+    uri = str(make(tmp_path))
+    for probe in (scan_video, probe_header):
+        with pytest.raises(MediaError) as raised:
+            probe(uri)
+        assert (raised.value.stage, raised.value.kind) == ("probe", kind)
+        assert str(raised.value).startswith(uri)
+        assert "\n" not in str(raised.value)
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (str(copy), copy.kind) == (str(raised.value), kind)
+
+
+def test_a_file_does_not_pull_in_others(tmp_path: Path) -> None:
+    with pytest.raises(MediaError) as raised:
+        scan_video(str(_playlist(tmp_path)))
+    assert raised.value.kind == "not_a_video"
+
+
+def test_permission_denied(tmp_path: Path) -> None:
+    path = write(CLIPS["cfr.mp4"], tmp_path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(MediaError) as raised:
+        scan_video(str(path))
+    assert raised.value.kind == "unreadable"
+
+
+def _rescued(info: VideoInfo) -> tuple[list[int], str]:
+    """The indices that decode at 5 frames a second, and the class of the error that ends them."""
+    grid = time_grid(
+        info, Sampling(fps=Fraction(5)), frame_hw=(48, 64), grid_hw=(2, 2), cell_frames=1, segment_cells=3
+    )
+    got: list[int] = []
+    try:
+        for frames in decode(info, grid):
+            got.extend(read_index(picture) for picture in frames.pixels)
+    except MediaError as error:
+        assert "\n" not in str(error)
+        return got, error.kind
+    return got, ""
+
+
+@pytest.mark.parametrize(
+    ("name", "noticed"),
+    [
+        ("bframes.mp4", "damaged"),
+        ("bframes.mkv", "header promises"),
+        ("mpeg4.avi", "header promises"),
+        ("fragmented.mp4", "damaged"),
+        ("stream.ts", ""),  # no header that promises anything
+    ],
+)
+def test_cut_in_the_middle(name: str, noticed: str, tmp_path: Path) -> None:
+    clip = CLIPS[name]
+    if name == "bframes.mp4":
+        clip = replace(clip, muxer={"movflags": "faststart"})
+    whole = write(clip, tmp_path)
+    info = scan_video(str(cut(whole, tmp_path / f"cut {name}", keep=0.6)))
+    assert noticed in info.incomplete
+    assert bool(noticed) == bool(info.incomplete)
+    got, kind = _rescued(info)
+    assert kind == ""
+    assert 3 <= len(got) < len(expected(clip, fps=Fraction(5)))
+    want = expected(clip, fps=Fraction(5))[: len(got)]
+    assert got[:-1] == want[:-1]
+    # The lost packet may have been a frame between two that are there: the one before it stays on screen.
+    assert 0 <= want[-1] - got[-1] < 3
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
+def test_noise_in_the_middle(at: float, tmp_path: Path) -> None:
+    clip = CLIPS["bframes.mp4"]
+    info = scan_video(str(damage(write(clip, tmp_path), tmp_path / "noise.mp4", at=at)))
+    got, kind = _rescued(info)
+    assert kind == "decode_failed"
+    assert got == expected(clip, fps=Fraction(5))[: len(got)]
+    assert len(got) == pytest.approx(20 * at, abs=4)
+
+
+def test_patched_frames_are_counted(tmp_path: Path) -> None:
+    path = write(CLIPS["bframes.mp4"], tmp_path)
+    patched = 0
+    for eighth in range(1, 8):
+        info = scan_video(str(damage(path, tmp_path / "byte.mp4", at=eighth / 8, length=1)))
+        grid = time_grid(info, Sampling(), frame_hw=(48, 64), grid_hw=(2, 2), cell_frames=2, segment_cells=1)
+        try:
+            patched += sum(frames.damaged for frames in decode(info, grid, decoder="pyav"))
+        except MediaError as error:
+            assert error.kind == "decode_failed"
+    assert patched > 0
+    info = scan_video(str(path))
+    assert sum(frames.damaged for frames in decode(info, grid, decoder="pyav")) == 0
+
+
+def test_a_lost_packet_of_a_transport_stream_hides_the_frames_that_need_it(tmp_path: Path) -> None:
+    clip = CLIPS["stream.ts"]
+    data = write(clip, tmp_path).read_bytes()
+    (tmp_path / "lossy.ts").write_bytes(data[: 188 * 100] + data[188 * 101 :])
+    info = scan_video(str(tmp_path / "lossy.ts"))
+    assert "packets are damaged" in info.incomplete
+    got, kind = _rescued(info)
+    want = expected(clip, fps=Fraction(5))
+    assert kind == ""
+    assert len(got) == len(want)
+    # Every picture is a whole one; those of the damaged group of 24 repeat the last good one before it.
+    assert all(a <= b < a + 24 for a, b in zip(got, want, strict=True))
+    assert sum(a != b for a, b in zip(got, want, strict=True)) in range(1, 6)
+
+
+def test_the_first_frame_broken(tmp_path: Path) -> None:
+    path = damage(write(CLIPS["bframes.mp4"], tmp_path), tmp_path / "first.mp4", at=0.0, length=1500)
+    with pytest.raises(MediaError) as raised:
+        scan_video(str(path))
+    assert raised.value.kind in {"decode_failed", "no_frames"}

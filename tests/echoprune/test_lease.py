@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from echoprune import lease as lease_module
+from echoprune.errors import StoreError
+from echoprune.lease import Lease, check, current_epoch
+from echoprune.storage import Storage
+
+HOLD = """
+import sys, time
+from echoprune.lease import Lease
+from echoprune.storage import Storage
+lease = Lease.acquire(Storage(sys.argv[1]), run_id=sys.argv[2])
+lease.start()
+print(lease.epoch, flush=True)
+time.sleep(60)
+"""
+RACE = """
+import sys, time
+from echoprune.errors import StoreError
+from echoprune.lease import Lease
+from echoprune.storage import Storage
+while time.time() < float(sys.argv[2]):
+    pass
+try:
+    lease = Lease.acquire(Storage(sys.argv[1]), run_id="race")
+except StoreError as error:
+    print("refused")
+else:
+    print("won", lease.epoch, flush=True)
+    time.sleep(3)
+"""
+
+
+def elsewhere(storage: Storage, lease: Lease) -> Lease:
+    """The same lease as if another machine held it."""
+    holder = replace(lease.holder, host="far-away", machine="another", pid=4242, process_start="1")
+    moved = Lease(storage, lease.epoch, holder)
+    moved.heartbeat()
+    return moved
+
+
+def hold(root: Path, run_id: str) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root), run_id], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def test_epochs_count_up_over_releases(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    assert current_epoch(storage) == 0
+    for epoch in (1, 2, 3):
+        with Lease.acquire(storage, run_id="r") as lease:
+            assert lease.epoch == epoch == current_epoch(storage)
+            check(storage, epoch)
+    assert len(storage.names("lease")) == 1
+
+
+def test_a_living_process_here_is_refused_and_a_killed_one_followed_at_once(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    process, epoch = hold(tmp_path, "first")
+    try:
+        with pytest.raises(
+            StoreError, match=rf"run first on .*, pid {process.pid}, last heartbeat \d+ s ago"
+        ):
+            Lease.acquire(storage, run_id="second")
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+    begun = time.monotonic()
+    # Not waited for yet: a zombie holds nothing.
+    lease = Lease.acquire(storage, run_id="second")
+    assert time.monotonic() - begun < 2 and lease.epoch == epoch + 1
+    process.wait()
+    with pytest.raises(StoreError, match="another run took over"):
+        check(storage, epoch)
+
+
+def test_a_reused_pid_is_not_the_holder(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    lease = Lease.acquire(storage, run_id="r")
+    lease.holder = replace(lease.holder, process_start="1")
+    lease.heartbeat()
+    assert Lease.acquire(storage, run_id="s").epoch == 2
+
+
+def test_two_leases_in_one_process_are_refused(tmp_path: Path) -> None:
+    Lease.acquire(Storage(tmp_path), run_id="r")
+    with pytest.raises(StoreError, match=f"pid {os.getpid()}"):
+        Lease.acquire(Storage(tmp_path), run_id="s")
+
+
+def test_a_holder_elsewhere_is_waited_out(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    far = elsewhere(storage, Lease.acquire(storage, run_id="r"))
+    begun = time.monotonic()
+    assert Lease.acquire(storage, run_id="s", stale_after_s=0.5).epoch == 2
+    assert time.monotonic() - begun >= 0.5
+    with pytest.raises(StoreError, match="another run took over"):
+        far.heartbeat()
+
+
+def test_a_beating_holder_elsewhere_is_refused(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    far = elsewhere(storage, Lease.acquire(storage, run_id="r"))
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.1):
+            far.heartbeat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(StoreError, match="far-away, pid 4242"):
+            Lease.acquire(storage, run_id="s", stale_after_s=5)
+    finally:
+        stop.set()
+        thread.join()
+    assert current_epoch(storage) == 1
+
+
+def test_a_holder_elsewhere_that_releases_is_followed(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    far = elsewhere(storage, Lease.acquire(storage, run_id="r"))
+    timer = threading.Timer(0.2, far.release)
+    timer.start()
+    begun = time.monotonic()
+    assert Lease.acquire(storage, run_id="s", stale_after_s=20).epoch == 2
+    assert time.monotonic() - begun < 10
+    timer.join()
+
+
+def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
+    dead, _ = hold(tmp_path, "dead")
+    dead.kill()
+    dead.wait()
+    start = str(time.time() + 2)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(tmp_path), start], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    said = sorted(racer.communicate(timeout=60)[0].strip() for racer in racers)
+    assert said == ["refused", "refused", "refused", "won 2"]
+
+
+def test_heartbeats_are_written_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    storage = Storage(tmp_path)
+    with Lease.acquire(storage, run_id="r") as lease:
+        deadline = time.monotonic() + 10
+        while lease.holder.beats < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert lease.holder.beats >= 3 and lease.holder.released
+
+
+def test_release_after_a_takeover_changes_nothing(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    far = elsewhere(storage, Lease.acquire(storage, run_id="r"))
+    after = Lease.acquire(storage, run_id="s", stale_after_s=0.1)
+    far.release()
+    with pytest.raises(StoreError, match="run s"):
+        Lease.acquire(storage, run_id="t")
+    check(storage, after.epoch)
+
+
+def test_a_damaged_lease_is_named(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.write_bytes("lease/00000001.json", b"{}")
+    with pytest.raises(StoreError, match=r"00000001\.json is damaged"):
+        Lease.acquire(storage, run_id="r")
