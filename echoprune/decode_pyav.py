@@ -12,9 +12,9 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
+from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
-from echoprune.probe import open_video, shown_pts, whole_frames
 
 SEEKABLE = frozenset({"mov", "matroska"})
 
@@ -105,7 +105,7 @@ def _from(
                     return
         reason = "the decoder gave no frame for this time"
     except av.error.FFmpegError as error:
-        reason = str(error.strerror or error).splitlines()[0]
+        reason = reason_of(error)
     if cut is not None and done == 0:
         raise _CutMissedError
     reached_s = float((int(wanted[done]) - int(info.pts[0])) * info.time_base)

@@ -85,8 +85,9 @@ class Codec:
         return values.float() * torch.from_numpy(scale)[:, None]
 
     def _require_finite(self, values: torch.Tensor) -> None:
-        bad = int((~torch.isfinite(values)).sum())
-        if bad:
+        # aminmax hands NaN on and takes 14 ms for 20,000 x 3,584 bf16 values on 2 cores, where isfinite takes 770.
+        if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
+            bad = int((~torch.isfinite(values)).sum())
             raise ModelError(
                 f"{bad} of {values.numel()} token values are not finite in {self.name}: use {_WIDER[self.name]}"
             )

@@ -7,11 +7,9 @@ tell what is shown: no time stamps (AVI with B-frames), interlaced pictures, cod
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
 
+from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
 from echoprune.h264 import holds_idr
@@ -29,9 +28,6 @@ from echoprune.h264 import holds_idr
 _ONE_PICTURE_A_PACKET = frozenset(
     {"h264", "hevc", "vp9", "av1", "mpeg2video", "mjpeg", "ffv1", "prores", "dnxhd"}
 )
-
-# What FFmpeg opens as well: text (shown as on a terminal), and lists that pull in other files.
-_NO_VIDEO_FORMATS = frozenset({"tty", "concat", "hls", "dash", "imf", "sdp"})
 
 # Headers round durations, and some count the audio's last packet: half a second less is not damage.
 _MISSING_S = 0.5
@@ -74,57 +70,6 @@ class _Shown:
     cut_pts: IntArray
     last_duration: int
     trouble: str
-
-
-def open_video(uri: str, *, stage: str = "probe") -> Any:
-    """An open PyAV input container of the file at `uri`; the caller closes it (context manager).
-
-    Raises MediaError of kind "missing", "not_a_file", "empty", "unreadable" or "not_a_video".
-    """
-    path = Path(uri)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
-            raise MediaError(f"{uri}: {what}; give a video file", stage=stage, kind="not_a_file")
-        if status.st_size == 0:
-            raise MediaError(f"{uri}: 0 bytes; copy the file again", stage=stage, kind="empty")
-        # Names may hold a colon, and playlists may point elsewhere: only this file is opened.
-        container = av.open(f"file:{uri}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        raise MediaError(f"{uri}: no such file; check the path", stage=stage, kind="missing") from None
-    except PermissionError:
-        raise MediaError(
-            f"{uri}: permission denied; make it readable", stage=stage, kind="unreadable"
-        ) from None
-    except av.error.FFmpegError as error:
-        message = f"{uri}: cannot be opened as a video ({_reason(error)}); copy it again, or leave it out"
-        raise MediaError(message, stage=stage, kind="not_a_video") from None
-    except OSError as error:
-        message = f"{uri}: cannot be read ({error.strerror or error}); check the disk and the path"
-        raise MediaError(message, stage=stage, kind="unreadable") from None
-    name = str(container.format.name)
-    if name in _NO_VIDEO_FORMATS or name.startswith("image2") or name.endswith("_pipe"):
-        container.close()
-        message = f"{uri}: not a video but {name}; give a video file, or rename it if the name misleads"
-        raise MediaError(message, stage=stage, kind="not_a_video")
-    return container
-
-
-def shown_pts(frame: Any) -> int | None:
-    """Presentation time of a decoded frame in ticks of its stream; its decode time where it has none; or None."""
-    pts = frame.pts if frame.pts is not None else frame.dts
-    return None if pts is None else int(pts)
-
-
-def whole_frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in the order shown. Packets that the container itself calls damaged are left out.
-
-    A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
-    """
-    for packet in container.demux(stream):
-        if not packet.is_corrupt:
-            yield from packet.decode()
 
 
 def scan_video(uri: str) -> VideoInfo:
@@ -199,10 +144,6 @@ def probe_header(uri: str) -> HeaderInfo:
         )
 
 
-def _reason(error: av.error.FFmpegError) -> str:
-    return str(error.strerror or error).splitlines()[0]
-
-
 def _video_stream(container: Any, uri: str) -> Any:
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
@@ -238,7 +179,7 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
             fresh.append(key[-1] and (not h264 or holds_idr(bytes(packet), extradata=extradata)))
             duration.append(packet.duration or 0)
     except av.error.FFmpegError as error:
-        trouble = f"reading stopped after {len(pts)} packets ({_reason(error)})"
+        trouble = f"reading stopped after {len(pts)} packets ({reason_of(error)})"
     if not trouble and any(damaged):
         trouble = f"{sum(damaged)} of {len(pts)} packets are damaged"
     # The index of MP4 and MOV lists every packet, edit lists applied; other containers list keyframes only.
@@ -292,7 +233,7 @@ def _shown_by_decoding(uri: str, index: int) -> _Shown:
                 pts.append(now)
                 last_duration = int(frame.duration or 0)
     except av.error.FFmpegError as error:
-        trouble = f"decoding stopped after {len(pts)} frames ({_reason(error)})"
+        trouble = f"decoding stopped after {len(pts)} frames ({reason_of(error)})"
     # Only the beginning is known to be clean.
     return _Shown(np.array(pts, np.int64), np.array(pts[:1], np.int64), last_duration, trouble)
 
@@ -309,7 +250,7 @@ def _first_frame(uri: str, index: int) -> Any:
         frame = next(_decoded(uri, index), None)
     except av.error.FFmpegError as error:
         message = (
-            f"{uri}: the first frame cannot be decoded ({_reason(error)}); copy or convert the file again"
+            f"{uri}: the first frame cannot be decoded ({reason_of(error)}); copy or convert the file again"
         )
         raise MediaError(message, stage="probe", kind="decode_failed") from None
     if frame is None:

@@ -111,9 +111,9 @@ class ShardWriter:
                 self._tokens.push(table)
             self._tokens.settle()
             if cells is not None:
-                row["anchors"] = int(cells["anchor"].sum())
                 self._cells.push(self._cell_table(row, cells, kept_by_cell))
                 self._cells.settle()
+                row["anchors"] = int(cells["anchor"].sum())
         row["kept"] = int(kept_by_cell.sum())
         self._videos.append(row)
 

@@ -105,7 +105,7 @@ def _expand(path: str) -> Iterable[Source]:
             )
         return [Source(path)]
     local = path.removeprefix("file://")
-    if Path(local).is_dir():
+    if _is_folder(Path(local)):
         return _not_empty(_search(local, set()), local, "folder")
     if glob.has_magic(local) and not os.path.lexists(local):
         return _not_empty(_match(local), local, "glob")
@@ -138,7 +138,7 @@ def _search(folder: str, seen: set[tuple[int, int]]) -> Iterator[Source]:
             f"cannot list {folder}: {error.strerror}; grant access, or name other paths"
         ) from error
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _search(entry.path, seen)
         elif _is_video(entry.name):
             yield _local(entry.path)
@@ -149,7 +149,7 @@ def _match(pattern: str) -> Iterator[Source]:
     literal = Path(pattern).suffix
     anything = bool(literal) and not glob.has_magic(literal)
     for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        if Path(path).is_dir():
+        if _is_folder(Path(path)):
             if "**" not in pattern:
                 yield from _search(path, set())
         elif anything or _is_video(path):
@@ -208,6 +208,14 @@ def _local(path: str, size_bytes: int | None = None, etag: str | None = None) ->
 
 def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122  (5x faster than Path over 1e6 names)
+
+
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Not ours to look at: taken as a file, which then fails by name.
+        return False
 
 
 def _is_url(path: str) -> bool:

