@@ -37,11 +37,11 @@ def decode(
 ) -> Iterator[Frames]:
     """Segments of `grid.segment_cells` cells, from `first_cell` up to but without `stop_cell`; the last may be shorter.
 
-    The video's last cell is filled by repeating its last frame. "auto" takes decord where it is exact and its memory
-    bounded, and PyAV elsewhere and, from the start of the failing segment on, after decord's own failure. The choice
-    depends on the file alone, so that every span of a video is decoded alike. Raises ConfigError for an unknown
-    decoder; MediaError (stage "decode") where decoding ends early, after a shorter `Frames` with the complete cells
-    up to there; with "decord" also, at once, where decord is not exact (kind "decoder_unfit").
+    The video's last cell is filled by repeating its last frame. "auto" takes decord where it is exact, its memory
+    bounded and no frame of the video damaged, and PyAV elsewhere. The choice depends on the file alone, so that
+    every span of a video is decoded alike. Raises ConfigError for an unknown decoder; MediaError (stage "decode")
+    where decoding ends early, after a shorter `Frames` with the complete cells up to there; with "decord" also, at
+    once, where decord is not exact (kind "decoder_unfit") or a frame is damaged ("decode_failed").
     """
     if decoder not in DECODERS:
         raise ConfigError(f"--decoder is {decoder!r}; give one of {', '.join(DECODERS)}")
@@ -62,10 +62,9 @@ def decode(
                 pixels[done] = shown.pixels
         except MediaError as error:
             if name == "decord" and decoder == "auto":
-                _log.debug("%s; PyAV goes on", error)
-                name = "pyav"
-                source = decode_pyav.pictures(info, _wanted(grid, cell, stop), threads=threads)
-                shown = _Shown(info, grid, resample)
+                # Before its first picture: decord gives all of them or none.
+                _log.debug("%s; PyAV decodes it", error)
+                name, source = _source(info, _wanted(grid, cell, stop), decoder="pyav", threads=threads)
                 continue
             complete = done // per_cell
             if complete:
@@ -75,16 +74,17 @@ def decode(
         cell += len(pts) // per_cell
 
 
-def spans(info: VideoInfo, grid: TimeGrid, *, parts: int) -> list[tuple[int, int]]:
+def spans(info: VideoInfo, grid: TimeGrid, *, parts: int, decoder: str = "auto") -> list[tuple[int, int]]:
     """Up to `parts` runs (first_cell, stop_cell) that cover all cells in order, for several decoders of one video.
 
     Cut at segment boundaries, of those near an even division where the fewest frames precede the first sample since
-    the last clean cut point. One run where seeking is not exact, or where cutting would mean decoding all of the
-    run before again. Decoding the runs one after another gives the same frames and segments as decoding the whole.
+    the last clean cut point. One run where seeking is not exact, where cutting would mean decoding all of the run
+    before again, and where `decoder` may take decord, which decodes the whole of a short video to trust it. Decoding
+    the runs one after another gives the same frames and segments as decoding the whole.
     """
     if parts < 1:
         raise ValueError(f"parts must be at least 1, got {parts}")
-    if info.container not in decode_pyav.SEEKABLE:
+    if info.container not in decode_pyav.SEEKABLE or (decoder != "pyav" and decode_decord.may_take(info)):
         return [(0, grid.cells)]
     edges = [0]
     for part in range(1, parts):
@@ -129,14 +129,8 @@ class _Shown:
 
 
 def _source(info: VideoInfo, wanted: IntArray, *, decoder: str, threads: int) -> tuple[str, _Pictures]:
-    if decoder == "decord" or (decoder == "auto" and decode_decord.fits(info)):
-        try:
-            reader = decode_decord.open_exact(info, threads=threads)
-            return "decord", decode_decord.pictures(info, wanted, reader=reader, threads=threads)
-        except MediaError as error:
-            if decoder == "decord":
-                raise
-            _log.debug("%s", error)
+    if decoder == "decord" or (decoder == "auto" and decode_decord.may_take(info)):
+        return "decord", decode_decord.pictures(info, wanted, threads=threads)
     return "pyav", decode_pyav.pictures(info, wanted, threads=threads)
 
 

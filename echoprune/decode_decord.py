@@ -5,14 +5,15 @@ MPEG-TS came out wrong without an error, and so did H.264 with intra refresh. It
 8-bit 4:2:0, in MP4, MOV, Matroska and WebM, when its own list of times and keyframes equals that of the packets.
 `skip_frames` is wrong on variable frame rates and never used.
 
-What remains: it patches damaged pictures silently. Of 60 copies of a clip with 1 or 3 bits flipped, 37 gave smeared
-pictures at the right times without a word; PyAV flagged all 37 (`Frames.damaged`).
+It also patches damaged pictures silently: @MEASURED@
+So its FFmpeg is listened to (decord_log), and one complaint while a reader lives is decord's own failure.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from echoprune.data import IntArray, VideoInfo
+from echoprune.decord_log import listening
 from echoprune.errors import MediaError
 
 # decord decodes ahead for as long as a reader lives: with a consumer slower than the decoder it grew to 2.1 GB at
@@ -42,56 +44,102 @@ def fits(info: VideoInfo) -> bool:
     return len(info.pts) * info.width * info.height * 3 <= AHEAD_BYTES
 
 
-def open_exact(info: VideoInfo, *, threads: int = 1) -> Any:
-    """A decord reader of the same stream and the same frames as `info`.
-
-    Raises MediaError of kind "decoder_unfit" where decord would not be exact, or cannot open the file.
-    """
-    reason = _unfit(info)
-    if not reason:
-        reader, reason = _reader(info, threads=threads)
-        reason = reason or _differs(info, reader)
-    if reason:
-        message = f"{info.uri}: decord is not exact here ({reason}); use --decoder auto or pyav"
-        raise MediaError(message, stage="decode", kind="decoder_unfit")
-    return reader
+def may_take(info: VideoInfo) -> bool:
+    """Whether "auto" tries decord: the video `fits`, and nothing in its packets speaks against it."""
+    return fits(info) and not _unfit(info)
 
 
 def pictures(
-    info: VideoInfo, wanted: IntArray, *, reader: Any = None, threads: int = 1
+    info: VideoInfo, wanted: IntArray, *, threads: int = 1
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     """For each of `wanted` (presentation times, strictly ascending, all of `info.pts`): (pts, picture, 0).
 
-    The picture is uint8 (H, W, 3), RGB, native size, upright. The 0 stands for damaged frames, which decord patches
-    without saying so. `reader`: from `open_exact`; made here if None. Raises MediaError (stage "decode").
+    The picture is uint8 (H, W, 3), RGB, native size, upright; the 0 stands for damaged frames. Of a video that
+    `fits`, all frames are decoded before the first picture is yielded, wanted or not, so that what comes of it depends
+    on the file alone, not on how far decord got ahead. Raises MediaError (stage "decode"): kind "decoder_unfit" where
+    decord would not be exact, or cannot open the file; "decode_failed" where it gives up, or its FFmpeg reports an
+    error (of a larger video: by the end of the group of frames at which it is noticed, not later).
     """
-    decord = _decord()
-    bounded = fits(info)
-    frame_bytes = info.width * info.height * 3
-    group = max(1, min(_GROUP_FRAMES, _GROUP_BYTES // frame_bytes))
+    whole = fits(info)
+    size = max(1, len(wanted)) if whole else _group(info)
+    for begin in range(0, len(wanted), size):
+        run = wanted[begin : begin + size]
+        kept = _read(info, run, whole=whole, threads=threads)
+        for pts in run:
+            yield int(pts), kept.popleft(), 0
+
+
+def _read(info: VideoInfo, wanted: IntArray, *, whole: bool, threads: int) -> deque[npt.NDArray[np.uint8]]:
+    """The pictures at `wanted` from a reader of their own; after decoding all frames of the video if `whole`."""
+    unfit = _unfit(info)
+    if not unfit:
+        decord, unfit = _decord()
+    if unfit:
+        raise _not_exact(info, unfit)
     index = np.searchsorted(info.pts, wanted)
-    for begin in range(0, len(wanted), group):
-        if reader is None:
-            reader = open_exact(info, threads=threads)
-        reason = ""
-        pixels = np.empty((0, 0, 0, 3), np.uint8)
+    failed = ""
+    kept: deque[npt.NDArray[np.uint8]] = deque()
+    with listening(getattr(decord._ffi.base, "_LIB", None)) as heard:
+        reader, unfit = _reader(decord, info, threads=threads)
+        if not unfit:
+            unfit = _differs(info, reader) if heard.messages else "what its FFmpeg reports cannot be heard"
+        if not unfit:
+            steps = np.union1d(index, _last_of_groups(info)) if whole else index
+            kept, failed = _decoded(decord, info, reader, steps=steps, index=index)
+        # Its threads end with it, and nothing is said after that.
+        del reader
+    if unfit:
+        raise _not_exact(info, unfit)
+    if failed:
+        raise MediaError(f"{info.uri}: {failed}; use --decoder auto", stage="decode", kind="decode_failed")
+    if heard.complaint:
+        message = (
+            f"{info.uri}: decord patches pictures that its FFmpeg cannot decode ({heard.complaint}); "
+            "use --decoder auto"
+        )
+        raise MediaError(message, stage="decode", kind="decode_failed")
+    return kept
+
+
+def _decoded(
+    decord: Any, info: VideoInfo, reader: Any, *, steps: IntArray, index: IntArray
+) -> tuple[deque[npt.NDArray[np.uint8]], str]:
+    """Walks through the frames numbered `steps`; (the pictures of those in `index`, why it stopped early or "")."""
+    kept: deque[npt.NDArray[np.uint8]] = deque()
+    size = _group(info)
+    for begin in range(0, len(steps), size):
+        step = steps[begin : begin + size]
+        reached_s = float((int(info.pts[step[0]]) - int(info.pts[0])) * info.time_base)
+        stopped = f"decord stopped at {reached_s:.3f} s of {info.duration_s:.3f} s"
         try:
-            pixels = reader.get_batch(index[begin : begin + group].tolist()).asnumpy()
+            pixels = reader.get_batch(step.tolist()).asnumpy()
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-            reason = _first_line(error)
-        if not bounded:
-            reader = None
-        if not reason and pixels.shape[1:3] != (info.height, info.width):
-            reason = f"frames of {pixels.shape[1:3]} pixels instead of {(info.height, info.width)}"
-        if reason:
-            reached_s = float((int(wanted[begin]) - int(info.pts[0])) * info.time_base)
-            message = (
-                f"{info.uri}: decord stopped at {reached_s:.3f} s of {info.duration_s:.3f} s ({reason}); "
-                "use --decoder auto"
-            )
-            raise MediaError(message, stage="decode", kind="decode_failed")
-        for pts, picture in zip(wanted[begin : begin + group], pixels, strict=True):
-            yield int(pts), picture, 0
+            return kept, f"{stopped} ({_first_line(error)})"
+        if pixels.shape[1:3] != (info.height, info.width):
+            got, wanted = pixels.shape[1:3], (info.height, info.width)
+            return kept, f"{stopped} (frames of {got} pixels instead of {wanted})"
+        # Copies, so that the frames between them go with their group.
+        kept.extend(picture.copy() for picture in pixels[np.isin(step, index)])
+    return kept, ""
+
+
+def _last_of_groups(info: VideoInfo) -> IntArray:
+    """Numbers of the last frame before each clean cut point and of the last one of all.
+
+    decord seeks when the next frame asked for is not in the group of pictures that it is in. Asked for these too it
+    never does, and decodes every frame.
+    """
+    return np.append(np.searchsorted(info.pts, info.cut_pts[1:]) - 1, len(info.pts) - 1)
+
+
+def _group(info: VideoInfo) -> int:
+    """How many frames to take from decord at a time."""
+    return max(1, min(_GROUP_FRAMES, _GROUP_BYTES // (info.width * info.height * 3)))
+
+
+def _not_exact(info: VideoInfo, reason: str) -> MediaError:
+    message = f"{info.uri}: decord is not exact here ({reason}); use --decoder auto or pyav"
+    return MediaError(message, stage="decode", kind="decoder_unfit")
 
 
 def _unfit(info: VideoInfo) -> str:
@@ -125,11 +173,8 @@ def _differs(info: VideoInfo, reader: Any) -> str:
     return ""
 
 
-def _reader(info: VideoInfo, *, threads: int) -> tuple[Any, str]:
-    try:
-        decord = _decord()
-    except (ImportError, OSError) as error:
-        return None, f"decord cannot be imported: {_first_line(error)}"
+def _reader(decord: Any, info: VideoInfo, *, threads: int) -> tuple[Any, str]:
+    """(a reader, "") or (None, why there is none)."""
     try:
         # Any frame that decord replaced by a neighbour is one too many: a threshold below one frame.
         return decord.VideoReader(info.uri, num_threads=threads, fault_tol=1e-9), ""
@@ -138,12 +183,15 @@ def _reader(info: VideoInfo, *, threads: int) -> tuple[Any, str]:
         return None, f"decord cannot open it: {_first_line(error)}"
 
 
-def _decord() -> Any:
+def _decord() -> tuple[Any, str]:
+    """(the package, "") or (None, why it cannot be used)."""
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", _EOF_RETRIES)
-    import decord  # noqa: PLC0415 - loads a second FFmpeg, only when used
-
+    try:
+        import decord  # noqa: PLC0415 - loads a second FFmpeg, only when used
+    except (ImportError, OSError) as error:
+        return None, f"decord cannot be imported: {_first_line(error)}"
     decord.logging.set_level(decord.logging.QUIET)
-    return decord
+    return decord, ""
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,7 @@ from echoprune.probe import scan_video
 from echoprune.prune import Keep, anchor_cells
 from echoprune.sample import Sampling, time_grid
 from echoprune.schema import StoreSettings
+from echoprune.spill import SpilledColumn
 from echoprune.topk import Selection, TopK
 
 
@@ -37,8 +39,8 @@ from echoprune.topk import Selection, TopK
 class CellColumns:
     """One entry per encoded cell, in order: the scalar columns of the `cells` table.
 
-    `kept`, `t` int; `pooled` uint8 (T, 2 D): bf16 bits of the pooled unit vector; `radius` bounds the distance of
-    the cell's unit tokens from it. `mean_novelty` is 0 in the first cell, which has no past.
+    `kept`, `t` int; `pooled` uint8 (T, 2 D): bf16 bits of the pooled unit vector, in a spill file (77 MB for three
+    hours of 3,584-wide tokens); `radius` bounds the distance of the cell's unit tokens from it. `mean_novelty` is 0 in the first cell, which has no past.
     """
 
     time_s: npt.NDArray[np.float64]
@@ -47,13 +49,13 @@ class CellColumns:
     anchor: npt.NDArray[np.bool_]
     kept: npt.NDArray[np.int32]
     mean_novelty: npt.NDArray[np.float32]
-    pooled: npt.NDArray[np.uint8] = field(repr=False)
+    pooled: SpilledColumn = field(repr=False)
     radius: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class IndexedVideo:
-    """What is to be stored of one video, its token rows still in local spill files until `close()`.
+    """What is to be stored of one video, its tokens and pooled vectors in local spill files until `close()`.
 
     `cells` counts those encoded; it is less than `grid.cells` when `error` says why decoding ended early
     (status partial). `selection` yields the kept rows in raster-chronological order.
@@ -65,7 +67,7 @@ class IndexedVideo:
     cells: int
     decoder: str
     error: MediaError | None
-    _topk: TopK = field(repr=False)
+    _files: ExitStack = field(repr=False)
 
     @property
     def seen(self) -> int:
@@ -84,7 +86,7 @@ class IndexedVideo:
 
     def close(self) -> None:
         """Removes the spill files."""
-        self._topk.close()
+        self._files.close()
 
     def __enter__(self) -> IndexedVideo:
         return self
@@ -115,12 +117,14 @@ def index_segments(
     encoding = codec(settings.dtype)
     scorer = EchoScorer(grid_hw=grid.grid_hw, temperature=settings.temperature, window=settings.window)
     anchor = anchor_cells(grid.cell_times_s, settings.anchor_every_s)
-    topk = TopK(capacity=keep.budget(grid.cells, grid.tokens_per_cell), spill_dir=spill_dir)
     novelties: list[npt.NDArray[np.float32]] = []
-    pooled: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]] = []
+    radii: list[npt.NDArray[np.float32]] = []
     decoders: set[str] = set()
     done, stopped = 0, None
-    try:
+    with ExitStack() as files:
+        capacity = keep.budget(grid.cells, grid.tokens_per_cell)
+        topk = files.enter_context(TopK(capacity=capacity, spill_dir=spill_dir))
+        pooled = files.enter_context(SpilledColumn(spill_dir, 2 * settings.dim))
         source = iter(segments)
         while True:
             try:
@@ -147,29 +151,30 @@ def index_segments(
             pinned = np.repeat(anchor[done : done + frames.cells], grid.tokens_per_cell)
             topk.push(novelty.reshape(-1), rows, pinned)
             novelties.append(novelty.mean(axis=1))
-            pooled.append(pool_cells(flat))
+            vectors, radius = pool_cells(flat)
+            pooled.append(vectors)
+            radii.append(radius)
             decoders.add(frames.decoder)
             done += frames.cells
             yield done
         if done == 0:
             raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
         selection = topk.finish(keep.budget(done, grid.tokens_per_cell))
-    except BaseException:
-        topk.close()
-        raise
-    kept = np.bincount(selection.indices // grid.tokens_per_cell, minlength=done).astype(np.int32)
-    times = grid.cell_times_s
-    columns = CellColumns(
-        time_s=times[:done],
-        end_s=np.append(times[1:], grid.end_s)[:done],
-        pts_s=grid.cell_pts[:done] * time_base_s,
-        anchor=anchor[:done],
-        kept=kept,
-        mean_novelty=np.concatenate(novelties),
-        pooled=np.concatenate([vectors for vectors, _ in pooled]),
-        radius=np.concatenate([radius for _, radius in pooled]),
-    )
-    return IndexedVideo(grid, columns, selection, done, "+".join(sorted(decoders)), stopped, topk)
+        kept = np.bincount(selection.indices // grid.tokens_per_cell, minlength=done).astype(np.int32)
+        times = grid.cell_times_s
+        columns = CellColumns(
+            time_s=times[:done],
+            end_s=np.append(times[1:], grid.end_s)[:done],
+            pts_s=grid.cell_pts[:done].astype(np.float64) * time_base_s,
+            anchor=anchor[:done],
+            kept=kept,
+            mean_novelty=np.concatenate(novelties),
+            pooled=pooled,
+            radius=np.concatenate(radii),
+        )
+        found = "+".join(sorted(decoders))
+        # From here on the files are the result's to close.
+        return IndexedVideo(grid, columns, selection, done, found, stopped, files.pop_all())
 
 
 def _encode(

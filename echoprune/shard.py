@@ -7,10 +7,10 @@ is in store.py, the columns in schema.py. numpy and pyarrow only: no torch, no R
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,23 @@ from echoprune.storage import Storage, store_errors
 
 TokenChunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]
 
+# Cells made into a table at a time: 7 MB of pooled vectors of 3,584-wide tokens.
+_CELL_CHUNK = 1024
+
 # The videos row's columns that the writer fills from the tokens and cells themselves.
 _COUNTED = ("tokens", "kept", "anchors", "token_row")
 _CELL_COLUMNS = ("time_s", "end_s", "pts_s", "anchor", "mean_novelty", "pooled", "radius")
+
+
+class CellColumn(Protocol):
+    """A column of the cells table: an array, or one in a file that is read slice by slice."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T,) or (T, bytes)."""
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[Any]:
+        """The rows of a slice."""
 
 
 class ShardWriter:
@@ -78,14 +92,15 @@ class ShardWriter:
     def add_video(
         self,
         video: Mapping[str, Any],
-        cells: Mapping[str, npt.NDArray[Any]] | None = None,
+        cells: Mapping[str, CellColumn] | None = None,
         token_chunks: Iterable[TokenChunk] = (),
     ) -> None:
         """Add one video with its cells and kept tokens.
 
         `video`: its row of the videos table without `tokens`, `kept`, `anchors`, `token_row`, which are
         counted here; columns left out are null. `cells`: arrays (T,) `time_s`, `end_s`, `pts_s`, `anchor`,
-        `mean_novelty`, `radius` and `pooled` (T, 2 D) uint8, T = `video["cells"]`; None for a failed video.
+        `mean_novelty`, `radius` and `pooled` (T, 2 D) uint8, which may be spilled, T = `video["cells"]`; None for
+        a failed video.
         `token_chunks`: pairs of flat indices (n,) into the T x grid_h x grid_w grid, ascending over all
         chunks, and rows (n,) of `token_rows_dtype(settings)`. Raises ValueError where these do not fit
         together, StoreError when the disk does not take them.
@@ -111,9 +126,10 @@ class ShardWriter:
                 self._tokens.push(table)
             self._tokens.settle()
             if cells is not None:
-                self._cells.push(self._cell_table(row, cells, kept_by_cell))
+                for table in self._cell_tables(row, cells, kept_by_cell):
+                    self._cells.push(table)
                 self._cells.settle()
-                row["anchors"] = int(cells["anchor"].sum())
+                row["anchors"] = int(cells["anchor"][:].sum())
         row["kept"] = int(kept_by_cell.sum())
         self._videos.append(row)
 
@@ -166,9 +182,9 @@ class ShardWriter:
             columns[name] = _binary(rows[name]) if rows.dtype[name].kind == "V" else pa.array(rows[name])
         return pa.table([columns[name] for name in self._tokens.schema.names], schema=self._tokens.schema)
 
-    def _cell_table(
-        self, video: Mapping[str, Any], cells: Mapping[str, npt.NDArray[Any]], kept: npt.NDArray[np.int64]
-    ) -> pa.Table:
+    def _cell_tables(
+        self, video: Mapping[str, Any], cells: Mapping[str, CellColumn], kept: npt.NDArray[np.int64]
+    ) -> Iterator[pa.Table]:
         total = len(kept)
         if set(cells) != set(_CELL_COLUMNS):
             raise ValueError(f"cells must have the columns {_CELL_COLUMNS}, got {tuple(cells)}")
@@ -177,15 +193,17 @@ class ShardWriter:
             if values.shape != expected:
                 raise ValueError(f"cells[{name!r}] must be {expected}, got {values.shape}")
         schema = self._cells.schema
-        columns: dict[str, Any] = {
-            "video_id": pa.repeat(pa.scalar(video["video_id"], pa.string()), total),
-            "t": pa.array(np.arange(total, dtype=np.int32)),
-            "kept": pa.array(kept.astype(np.int32)),
-            "pooled": _binary(cells["pooled"]),
-        }
-        for name in set(_CELL_COLUMNS) - {"pooled"}:
-            columns[name] = pa.array(cells[name], type=schema.field(name).type)
-        return pa.table([columns[name] for name in schema.names], schema=schema)
+        for start in range(0, total, _CELL_CHUNK):
+            part = slice(start, min(start + _CELL_CHUNK, total))
+            columns: dict[str, Any] = {
+                "video_id": pa.repeat(pa.scalar(video["video_id"], pa.string()), part.stop - part.start),
+                "t": pa.array(np.arange(part.start, part.stop, dtype=np.int32)),
+                "kept": pa.array(kept[part].astype(np.int32)),
+                "pooled": _binary(cells["pooled"][part]),
+            }
+            for name in set(_CELL_COLUMNS) - {"pooled"}:
+                columns[name] = pa.array(cells[name][part], type=schema.field(name).type)
+            yield pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def commit(

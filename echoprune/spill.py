@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from echoprune.errors import StoreError
 
 Rows = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
+ByteArray = npt.NDArray[np.uint8]
 
 # A few MB at a time: sequential speed, whatever the size of a row.
 BLOCK_BYTES = 4 << 20
@@ -103,6 +105,45 @@ class SpillFile:
             f"cannot {action} in the spill folder {self._folder}: {error.strerror}; free space there, or name another "
             "writable local folder"
         )
+
+
+class SpilledColumn:
+    """A column (n, `width`) uint8 that grows in a spill file of `folder`; slices of it are read when asked for."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self._file = SpillFile(folder)
+        self._width = width
+
+    def __enter__(self) -> SpilledColumn:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the file; may be called again."""
+        self._file.close()
+
+    def append(self, values: ByteArray) -> None:
+        """Add values (m, width) uint8 at the end."""
+        if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != self._width:
+            raise ValueError(f"values must be uint8 (m, {self._width}), got {values.dtype} {values.shape}")
+        self._file.append(np.ascontiguousarray(values).view(f"V{self._width}")[:, 0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, width)."""
+        return self._file.rows, self._width
+
+    def __getitem__(self, part: slice) -> ByteArray:
+        """The rows of a slice of step 1, (m, width) uint8, a copy."""
+        start, stop, step = part.indices(self._file.rows)
+        if step != 1:
+            raise ValueError(f"a spilled column is read in steps of 1, got {step}")
+        rows = self._file.read_at(np.arange(start, stop))
+        return rows.view(np.uint8).reshape(-1, self._width)
 
 
 def opaque(rows: Rows) -> Rows:

@@ -13,9 +13,9 @@ import torch
 from echoprune.data import Frames, TimeGrid, VideoInfo
 from echoprune.decode import decode
 from echoprune.models.encoder import FrameLayout
-from echoprune.plan import content_id
 from echoprune.probe import scan_video
 from echoprune.sample import Sampling, time_grid
+from echoprune.sources import content_id
 
 
 @dataclass(frozen=True)

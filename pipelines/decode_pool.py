@@ -119,10 +119,12 @@ class DecodePool:
 
     def wait_opened(self, video: _Video) -> Opened:
         """Waits until `video` is scanned; raises its MediaError."""
+        self._pump()
         while video.opened is None and video.error is None:
-            self._pump()
-            if video.opened is None and video.error is None:
+            # Without a reference the actor was lost just now, and the next round asks another one.
+            if video.opened_ref is not None:
                 self._wait(video.opened_ref)
+            self._pump()
         if video.error is not None:
             raise video.error
         assert video.opened is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 # Decode actors feed one encoder; more than this many were not needed for any encoder measured so far (16 cores of
 # software decoding give 3,504 frames/s of 720p, the fastest tower takes 691).
 MAX_DECODERS = 15
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
     if address is None or address == "local":
         ray.init(address="local", include_dashboard=False, object_store_memory=object_store_bytes, **quiet)
     else:
+        _require_listener(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ray.exceptions.RayError, RuntimeError) as error:
@@ -56,6 +59,18 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises ConfigError if nobody listens at HOST:PORT: Ray itself would try for ten minutes and more."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto", or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"no Ray cluster answers at {address!r} ({reason}); check --address or RAY_ADDRESS") from error
 
 
 def crew(*, encoders: int | None, decoders: int | None, device: str) -> Crew:

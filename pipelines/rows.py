@@ -7,11 +7,9 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from echoprune.errors import MediaError
 from echoprune.index import IndexedVideo
+from echoprune.shard import CellColumn
 from echoprune.sources import Source, video_id
 from pipelines.decode_actor import Opened
 
@@ -66,7 +64,7 @@ def failure_row(source: Source, error: MediaError, *, decoder: str | None) -> di
     }
 
 
-def cell_columns(indexed: IndexedVideo) -> dict[str, npt.NDArray[np.generic]]:
+def cell_columns(indexed: IndexedVideo) -> dict[str, CellColumn]:
     """The arrays of the cells table that the writer does not count itself."""
     columns = indexed.columns
     return {

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DEATHS_PER_VIDEO = 2
 DEATHS_PER_SHARD = 3
+# An encoder that dies while loading may have been killed from outside; this often it is the model.
+LOADS = 3
 # Seconds without any event after which the driver looks whether it was interrupted.
 POLL_S = 0.5
 
@@ -98,18 +100,24 @@ class Scheduler:
 
     def _loaded_worker(self) -> Any:
         """A worker whose model is loaded; a model that cannot be loaded ends the run with its own error."""
-        worker = self.make_worker()
-        try:
-            ray.get(worker.load.remote())
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EchoPruneError):
-                raise error.cause from None
-            raise ModelError(f"the encoder could not be started: {_first_line(error.cause)}") from error
-        except ray.exceptions.RayActorError as error:
-            raise ModelError(
-                f"the encoder process died while loading the model ({_first_line(error)}); is there memory enough?"
-            ) from error
-        return worker
+        for attempt in range(1, LOADS + 1):
+            worker = self.make_worker()
+            try:
+                ray.get(worker.load.remote())
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, EchoPruneError):
+                    raise error.cause from None
+                raise ModelError(f"the encoder could not be started: {_first_line(error.cause)}") from error
+            except ray.exceptions.RayActorError as error:
+                log.warning("an encoder died while loading the model: %s", _first_line(error))
+                if attempt == LOADS:
+                    raise ModelError(
+                        f"the encoder process died {LOADS} times while loading the model ({_first_line(error)}); "
+                        "is there memory enough?"
+                    ) from error
+            else:
+                return worker
+        raise AssertionError("the last attempt returns or raises")
 
     def _take_back(self, job: _Job, error: ray.exceptions.RayError) -> None:
         """Counts a worker's failure against the video it was encoding, or the shard; raises what ends the run."""

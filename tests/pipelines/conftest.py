@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +22,9 @@ from tests.clips import Clip, cut, even, uneven, write
 
 REPOSITORY = Path(__file__).parents[2]
 RUN_LIMIT_S = 240
+# Ray's processes inherit the environment of the command that started them: how a test finds those of its own.
+MARK = "ECHOPRUNE_TEST_RUN"
+marks: dict[int, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +51,42 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray cluster of its own, with 4 CPUs whatever the machine has, and token authentication on."""
+    folder = tmp_path_factory.mktemp("ray")
+    token = folder / "token"
+    token.write_text(uuid.uuid4().hex * 2)
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # A short path: the sockets in it may not be longer than 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as temporary:
+        ray = Path(sys.executable).with_name("ray")
+        options = ("--num-cpus=4", "--include-dashboard=false", "--object-store-memory=200000000", "--block")
+        where = ("--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", f"--temp-dir={temporary}")
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [ray, "start", "--head", *where, *options], stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (folder / "log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield address
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        os.environ.pop(name)
+
+
 def start(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
     """`python -m jobs.cli ARGUMENTS` under way, in its own process group."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", MARK: uuid.uuid4().hex}
     environment.pop("RAY_ADDRESS", None)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,6 +95,22 @@ def start(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[s
         env=environment,
         start_new_session=True,
     )
+    marks[process.pid] = environment[MARK]
+    return process
+
+
+def actors(driver: int, name: str) -> list[int]:
+    """Process ids of the Ray actors of that class that a started command has brought up so far."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            title = (entry / "cmdline").read_bytes().decode(errors="replace")
+            inherited = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # not a process, or gone meanwhile
+        if title.startswith(f"ray::{name}") and f"{MARK}={marks[driver]}" in inherited:
+            found.append(int(entry.name))
+    return found
 
 
 def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> str:
