@@ -1,4 +1,4 @@
-"""Resident memory of a command and of all Ray processes it starts, read from /proc while it runs (Linux alone).
+"""Memory and CPU time of a command and of all Ray processes it starts, read from /proc as it runs (Linux alone).
 
 A process belongs to the command if it inherited a variable of its environment; its part in the work is told by its
 title. Files without a name that the encoder holds open are counted too: that is where the spill files are.
@@ -6,6 +6,7 @@ title. Files without a name that the encoder holds open are counted too: that is
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 import uuid
@@ -20,13 +21,14 @@ PARTS = ("driver", "encoder", "decoder", "ray")
 INTERVAL_S = 0.1
 _TITLES = {"ray::IndexWorker": "encoder", "ray::DecodeActor": "decoder"}
 _MIB = 1 << 20
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Usage:
     """What one command took. Sizes in MiB, one number per part of `PARTS`; a part with several processes: the sum.
 
-    `peak`: highest resident size, pages of libraries and of Ray's object store included, as the kernel keeps it.
+    `cpu_s`: seconds of CPU, which other work on the machine changes little. `peak`: highest resident size, pages of libraries and of Ray's object store included, as the kernel keeps it.
     `own_peak`: highest anonymous memory (RssAnon), which no other process shares. `shared_peak`: most pages of
     shared memory (the object store) that one process had touched. `spill_peak_mib`: largest sum of unnamed files.
     `timeline`: (seconds since start, own MiB of the encoder, of the decoder, spill MiB), one per second.
@@ -34,6 +36,7 @@ class Usage:
 
     wall_s: float
     returncode: int
+    cpu_s: Mapping[str, float]
     peak: Mapping[str, float]
     own_peak: Mapping[str, float]
     shared_peak: float
@@ -70,6 +73,7 @@ class _Sampler:
         self._foreign: set[int] = set()
         self._mine: set[int] = {driver}
         self._high: dict[tuple[str, int], int] = {}
+        self._cpu: dict[tuple[str, int], float] = {}
         self._own = dict.fromkeys(PARTS, 0)
         self._shared = self._spill = 0
         self._timeline: list[tuple[float, float, float, float]] = []
@@ -82,12 +86,14 @@ class _Sampler:
             try:
                 status = _status(pid)
                 part = self._part(pid)
+                cpu_s = _cpu_s(pid)
                 spill += _unnamed_bytes(pid) if part == "encoder" else 0
             except OSError:
                 self._mine.discard(pid)  # it has ended
                 continue
             own[part] += status.get("RssAnon", 0)
             self._high[part, pid] = max(self._high.get((part, pid), 0), status.get("VmHWM", 0))
+            self._cpu[part, pid] = cpu_s
             self._shared = max(self._shared, status.get("RssShmem", 0))
         self._spill = max(self._spill, spill)
         for part in PARTS:
@@ -98,9 +104,13 @@ class _Sampler:
 
     def usage(self, *, wall_s: float, returncode: int) -> Usage:
         peak = {part: sum(size for (each, _), size in self._high.items() if each == part) for part in PARTS}
+        cpu_s = {
+            part: sum(time_s for (each, _), time_s in self._cpu.items() if each == part) for part in PARTS
+        }
         return Usage(
             wall_s=wall_s,
             returncode=returncode,
+            cpu_s=cpu_s,
             peak={part: size / _MIB for part, size in peak.items()},
             own_peak={part: size / _MIB for part, size in self._own.items()},
             shared_peak=self._shared / _MIB,
@@ -130,6 +140,12 @@ def _status(pid: int) -> dict[str, int]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     pairs = (line.split(":", 1) for line in lines if line.endswith(" kB"))
     return {name: int(value.removesuffix(" kB")) << 10 for name, value in pairs}
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time so far; the title, which comes before them, may hold blanks and brackets."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def _unnamed_bytes(pid: int) -> int:

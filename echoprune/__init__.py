@@ -24,6 +24,8 @@ _PUBLIC = {
     "MediaError": "errors",
     "ModelError": "errors",
     "StoreError": "errors",
+    "UnknownModelError": "errors",
+    "NotAStoreError": "errors",
     "StoreMismatchError": "errors",
     "TimeGrid": "data",
     "TokenGrid": "data",
@@ -49,6 +51,7 @@ __all__ = [
     "Keep",
     "MediaError",
     "ModelError",
+    "NotAStoreError",
     "StoreError",
     "StoreMismatchError",
     "TimeGrid",
@@ -56,6 +59,7 @@ __all__ = [
     "TokenSet",
     "TokenStore",
     "TopK",
+    "UnknownModelError",
     "VideoInfo",
     "echo_scores",
     "index_video",
@@ -73,8 +77,10 @@ if TYPE_CHECKING:
         EchoPruneError,
         MediaError,
         ModelError,
+        NotAStoreError,
         StoreError,
         StoreMismatchError,
+        UnknownModelError,
     )
     from echoprune.index import IndexedVideo, index_video
     from echoprune.models import load_encoder

@@ -11,6 +11,7 @@ So its FFmpeg is listened to (decord_log), and one complaint while a reader live
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import deque
@@ -23,6 +24,8 @@ import numpy.typing as npt
 from echoprune.data import IntArray, VideoInfo
 from echoprune.decord_log import listening
 from echoprune.errors import MediaError
+
+_log = logging.getLogger(__name__)
 
 # decord decodes ahead for as long as a reader lives: with a consumer slower than the decoder it grew to 2.1 GB at
 # 1280x720 and 1.9 GB at 1920x1080 within a minute of video (PyAV: 0.1 and 0.17 GB). A reader therefore lives on only
@@ -58,7 +61,7 @@ def pictures(
     `fits`, all frames are decoded before the first picture is yielded, wanted or not, so that what comes of it depends
     on the file alone, not on how far decord got ahead. Raises MediaError (stage "decode"): kind "decoder_unfit" where
     decord would not be exact, or cannot open the file; "decode_failed" where it gives up, or its FFmpeg reports an
-    error (of a larger video: by the end of the group of frames at which it is noticed, not later).
+    error (in a larger video at most one group of frames before the damage is shown, never after).
     """
     whole = fits(info)
     size = max(1, len(wanted)) if whole else _group(info)
@@ -90,12 +93,15 @@ def _read(info: VideoInfo, wanted: IntArray, *, whole: bool, threads: int) -> de
         del reader
     if unfit:
         raise _not_exact(info, unfit)
-    if failed:
-        raise MediaError(f"{info.uri}: {failed}; use --decoder auto", stage="decode", kind="decode_failed")
-    if heard.complaint:
+    if failed or heard.complaint:
+        # What decord says depends on how far it got ahead, and a store's bytes must not.
+        _log.debug(
+            "%s: decord: %s; its FFmpeg: %s", info.uri, failed or "done", heard.complaint or "no errors"
+        )
+        begin_s, end_s = (float((int(pts) - int(info.pts[0])) * info.time_base) for pts in wanted[[0, -1]])
         message = (
-            f"{info.uri}: decord patches pictures that its FFmpeg cannot decode ({heard.complaint}); "
-            "use --decoder auto"
+            f"{info.uri}: decord cannot decode what is shown from {begin_s:.3f} to {end_s:.3f} s, or only by patching "
+            "pictures; use --decoder auto"
         )
         raise MediaError(message, stage="decode", kind="decode_failed")
     return kept
@@ -109,15 +115,13 @@ def _decoded(
     size = _group(info)
     for begin in range(0, len(steps), size):
         step = steps[begin : begin + size]
-        reached_s = float((int(info.pts[step[0]]) - int(info.pts[0])) * info.time_base)
-        stopped = f"decord stopped at {reached_s:.3f} s of {info.duration_s:.3f} s"
         try:
             pixels = reader.get_batch(step.tolist()).asnumpy()
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-            return kept, f"{stopped} ({_first_line(error)})"
+            return kept, _first_line(error)
         if pixels.shape[1:3] != (info.height, info.width):
             got, wanted = pixels.shape[1:3], (info.height, info.width)
-            return kept, f"{stopped} (frames of {got} pixels instead of {wanted})"
+            return kept, f"frames of {got} pixels instead of {wanted}"
         # Copies, so that the frames between them go with their group.
         kept.extend(picture.copy() for picture in pixels[np.isin(step, index)])
     return kept, ""

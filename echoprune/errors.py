@@ -3,8 +3,10 @@
     EchoPruneError
     ├── ConfigError      the user asked for something that cannot be done; nothing ran        (exit code 2)
     ├── MediaError       one video cannot be read (on); it becomes a row in `failures`        (exit code 3)
-    ├── ModelError       the model is missing, foreign, or computes nonsense; the run stops   (exit code 1)
-    └── StoreError       the store is damaged, locked, or was written under other settings    (exit code 1)
+    ├── ModelError       the model cannot be loaded, or computes nonsense; the run stops      (exit code 1)
+    │   └── UnknownModelError    no checkpoint there, or none of a family that is known       (exit code 2)
+    └── StoreError       the store is damaged, held by another run, or cannot be written      (exit code 1)
+        ├── NotAStoreError       the folder holds no store                                    (exit code 2)
         └── StoreMismatchError   a setting differs from those the store was made with         (exit code 2)
 
 A message says what happened, the value, what would have been accepted, and the cure, on one line.
@@ -44,11 +46,19 @@ def _media_error(message: str, stage: str, kind: str) -> MediaError:
 
 
 class ModelError(EchoPruneError):
-    """A checkpoint cannot be loaded, is of an unknown family, or produced values that are not finite."""
+    """A checkpoint cannot be loaded, or produced values that are not finite."""
+
+
+class UnknownModelError(ModelError):
+    """There is no checkpoint where one was said to be, or it is of a family that has no adapter."""
 
 
 class StoreError(EchoPruneError):
-    """A store cannot be read or written: missing, damaged, or held by another run."""
+    """A store cannot be read or written: damaged, or held by another run."""
+
+
+class NotAStoreError(StoreError):
+    """A folder that was said to be a store is none, or holds something else."""
 
 
 class StoreMismatchError(StoreError):

@@ -82,7 +82,10 @@ def estimate(
             rows.append((source.size_bytes or 0, *([0.0] * 6)))
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 7)
     total = float(sum(source.size_bytes or 0 for source in sources))
-    totals = [_scaled(table[:, 0], table[:, column], total, exact=len(rows) == len(sources)) for column in range(1, 7)]
+    totals = [
+        _scaled(table[:, 0], table[:, column], total, exact=len(rows) == len(sources))
+        for column in range(1, 7)
+    ]
     return Estimate(
         videos=len(sources),
         source_bytes=int(total),
@@ -120,10 +123,19 @@ def _one(
     kept = anchors * per_cell + (free if budget is None else min(budget, free))
     vectors = settings.vector_bytes * (1 + settings.deepstack_layers)
     store_bytes = kept * (vectors + _TOKEN_SCALARS_BYTES) + cells * (2 * settings.dim + _CELL_SCALARS_BYTES)
-    return duration_s, cells, cells * per_cell, kept, store_bytes, source_frames * header.width * header.height
+    return (
+        duration_s,
+        cells,
+        cells * per_cell,
+        kept,
+        store_bytes,
+        source_frames * header.width * header.height,
+    )
 
 
-def _scaled(sizes: npt.NDArray[np.float64], values: npt.NDArray[np.float64], total: float, *, exact: bool) -> Range:
+def _scaled(
+    sizes: npt.NDArray[np.float64], values: npt.NDArray[np.float64], total: float, *, exact: bool
+) -> Range:
     """The total of `values` over the archive, by the ratio of values to sizes in the sample."""
     sampled, summed = float(sizes.sum()), float(values.sum())
     if exact or sampled == 0:

@@ -9,7 +9,7 @@ frames come from (this process, or decode actors) is not known here. Nothing her
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,7 +18,6 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from echoprune.data import EchoScores, Frames, TimeGrid, TokenGrid
 from echoprune.decode import decode
@@ -57,8 +56,8 @@ class CellColumns:
 class IndexedVideo:
     """What is to be stored of one video, its tokens and pooled vectors in local spill files until `close()`.
 
-    `cells` counts those encoded; it is less than `grid.cells` when `error` says why decoding ended early
-    (status partial). `selection` yields the kept rows in raster-chronological order.
+    `cells` counts those encoded; it is less than `grid.cells` when `error` says why decoding ended early, and
+    equal when it says that the decoder patched frames (status partial, both). `selection` yields the kept rows in raster-chronological order.
     """
 
     grid: TimeGrid
@@ -110,7 +109,8 @@ def index_segments(
 
     `segments`: consecutive Frames of one video, from cell 0. `time_base_s`: seconds per tick of `grid.cell_pts`.
     A MediaError raised by `segments` after at least one cell ends the video there (`.error`); before the first
-    cell it propagates. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
+    cell it propagates. Frames that the decoder patched are stored, and are an `.error` of kind "damaged" if there is
+    no other. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
     that were encoded, so a video that breaks off keeps the ratio that was asked for.
     """
     keep = Keep.parse(settings.keep)
@@ -120,6 +120,7 @@ def index_segments(
     novelties: list[npt.NDArray[np.float32]] = []
     radii: list[npt.NDArray[np.float32]] = []
     decoders: set[str] = set()
+    damaged: list[tuple[int, int, int]] = []  # first cell, stop cell, frames
     done, stopped = 0, None
     with ExitStack() as files:
         capacity = keep.budget(grid.cells, grid.tokens_per_cell)
@@ -156,6 +157,7 @@ def index_segments(
             radii.append(radius)
             decoders.add(frames.decoder)
             done += frames.cells
+            damaged.append((frames.first_cell, done, frames.damaged))
             yield done
         if done == 0:
             raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
@@ -174,7 +176,23 @@ def index_segments(
         )
         found = "+".join(sorted(decoders))
         # From here on the files are the result's to close.
+        stopped = stopped or _damage(damaged, grid)
         return IndexedVideo(grid, columns, selection, done, found, stopped, files.pop_all())
+
+
+def _damage(segments: Sequence[tuple[int, int, int]], grid: TimeGrid) -> MediaError | None:
+    """Why a video decoded to its end is partial all the same; `segments`: (first cell, stop cell, damaged frames)."""
+    damaged = [segment for segment in segments if segment[2]]
+    if not damaged:
+        return None
+    stop = damaged[-1][1]
+    begin_s = float(grid.cell_times_s[damaged[0][0]])
+    end_s = float(grid.cell_times_s[stop]) if stop < grid.cells else grid.end_s
+    message = (
+        f"{sum(frames for _, _, frames in damaged)} frames were patched by the decoder at about {begin_s:.1f} to "
+        f"{end_s:.1f} s; pictures there may be smeared, copy or convert the file again"
+    )
+    return MediaError(message, stage="decode", kind="damaged")
 
 
 def _encode(

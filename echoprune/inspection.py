@@ -83,10 +83,13 @@ def draw_view(store: TokenStore, view: VideoView, path: str | os.PathLike[str], 
         segment_cells=settings.segment_cells,
     )
     if grid.cells < row["cells"] or not np.array_equal(grid.cell_times_s[: row["cells"]], view.times_s):
-        raise StoreError(f"{row['uri']} is not the file that was indexed: its times differ; index it into another store")
+        raise StoreError(
+            f"{row['uri']} is not the file that was indexed: its times differ; index it into another store"
+        )
     chosen = view.moments(shown)
     frames = [
-        next(decode(info, grid, decoder="pyav", first_cell=int(t), stop_cell=int(t) + 1)).pixels[0] for t in chosen
+        next(decode(info, grid, decoder="pyav", first_cell=int(t), stop_cell=int(t) + 1)).pixels[0]
+        for t in chosen
     ]
     novelty = view.mean_novelty.astype(np.float64)
     novelty[0] = np.nan  # the first cell has no past to differ from

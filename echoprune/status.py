@@ -51,7 +51,9 @@ def _sum(column: pa.ChunkedArray) -> Any:
 def _failures(videos: pa.Table) -> list[dict[str, Any]]:
     columns = ["status", "error_stage", "error_class", "uri", "error"]
     names = ["status", "stage", "class", "uri", "message"]
-    return videos.filter(pc.not_equal(videos["status"], "ok")).select(columns).rename_columns(names).to_pylist()
+    return (
+        videos.filter(pc.not_equal(videos["status"], "ok")).select(columns).rename_columns(names).to_pylist()
+    )
 
 
 def _last_run(store: TokenStore) -> dict[str, Any] | None:
@@ -62,5 +64,7 @@ def _last_run(store: TokenStore) -> dict[str, Any] | None:
     try:
         report: dict[str, Any] = json.loads(store.storage.read_bytes(name))
     except ValueError as error:
-        raise StoreError(f"{store.storage.url_of(name)} is not JSON: remove it; the next run writes it anew") from error
+        raise StoreError(
+            f"{store.storage.url_of(name)} is not JSON: remove it; the next run writes it anew"
+        ) from error
     return {key: report[key] for key in ("run_id", "started_at", "finished_at", "run")}

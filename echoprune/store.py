@@ -23,7 +23,7 @@ import torch
 
 from echoprune.data import TokenSet
 from echoprune.dtype import codec
-from echoprune.errors import StoreError
+from echoprune.errors import NotAStoreError, StoreError
 from echoprune.receipt import StoredFile, read_receipts
 from echoprune.schema import SETTINGS_FILE, TABLES, StoreSettings, table_schema
 from echoprune.storage import Storage
@@ -40,7 +40,7 @@ def create_store(path: str | os.PathLike[str], settings: StoreSettings) -> Stora
     storage = Storage(path)
     if not storage.exists(SETTINGS_FILE):
         if names := storage.names():
-            raise StoreError(
+            raise NotAStoreError(
                 f"{storage.url} holds {names[0]} but no {SETTINGS_FILE}, so it is no store: use an empty or new --store"
             )
         storage.create_exclusive(SETTINGS_FILE, settings.to_json().encode())
@@ -52,7 +52,7 @@ def open_store(path: str | os.PathLike[str]) -> TokenStore:
     """The store at a local path or URL, as it is now. Raises StoreError where there is none or it is damaged."""
     storage = Storage(path)
     if not storage.exists(SETTINGS_FILE):
-        raise StoreError(
+        raise NotAStoreError(
             f"{storage.url} is no store (it has no {SETTINGS_FILE}): check the path, or make it with index"
         )
     return TokenStore(storage)

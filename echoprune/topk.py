@@ -22,9 +22,9 @@ from echoprune.data import IntArray
 from echoprune.errors import ModelError
 from echoprune.spill import Rows, SpillFile, opaque
 
-# Rows of one chunk: a quarter of what the row group that they go into takes. 59 MB at a time took the encoder's
-# memory from 0.50 GB for ten minutes of video to 0.78 GB for an hour, which alone filled such chunks.
-CHUNK_BYTES = 8 << 20
+# Rows of one chunk, a twelfth of a row group. 59 MB at a time took the encoder's
+# memory from 0.53 GB for ten minutes of video to 0.78 GB for an hour, which alone had enough rows to fill them.
+CHUNK_BYTES = 4 << 20
 
 ScoreArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]

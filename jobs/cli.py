@@ -16,11 +16,13 @@ from jobs.plan import plan
 from jobs.status import status
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(echoprune.__version__, prog_name="echoprune")
 @click.option("--verbose", "-v", is_flag=True, help="Log what happens, to standard error.")
 def main(verbose: bool) -> None:
-    """Index large video archives into stores of pruned visual tokens.
+    r"""Index large video archives into stores of pruned visual tokens.
 
     \b
     echoprune models tiny --family qwen2_5_vl --out tiny     a small random model to try with

@@ -18,7 +18,9 @@ PICTURED = 2
 
 
 @click.command()
-@click.option("--out", default="demo-out", show_default=True, metavar="DIR", help="Folder for clips, model and store.")
+@click.option(
+    "--out", default="demo-out", show_default=True, metavar="DIR", help="Folder for clips, model and store."
+)
 @click.option("--seed", default=0, show_default=True, help="Equal seeds render equal clips.")
 def demo(out: str, seed: int) -> int:
     """Render a small archive, index it on local Ray with a tiny random model, and show what is in the store."""

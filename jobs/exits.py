@@ -1,10 +1,10 @@
 """Exit codes, and how an error becomes one line on standard error.
 
-    0    every video is ok or partial (partial ones are warned about)
-    1    the run broke
-    2    usage or configuration: nothing ran
-    3    finished, but failed videos stand
-    130  interrupted (Ctrl-C); 143 after SIGTERM
+0    every video is ok or partial (partial ones are warned about)
+1    the run broke
+2    usage or configuration: nothing ran
+3    finished, but failed videos stand
+130  interrupted (Ctrl-C); 143 after SIGTERM
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import Any, NoReturn
 
 import click
 
-from echoprune.errors import ConfigError, EchoPruneError, StoreMismatchError
+from echoprune.errors import (
+    ConfigError,
+    EchoPruneError,
+    NotAStoreError,
+    StoreMismatchError,
+    UnknownModelError,
+)
 
 OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -47,7 +53,7 @@ def one_line(run: Callable[[], object]) -> NoReturn:
         _fail(f"{error.format_message()}{where}", USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), USAGE)
-    except (ConfigError, StoreMismatchError) as error:
+    except (ConfigError, UnknownModelError, NotAStoreError, StoreMismatchError) as error:
         _fail(str(error), USAGE)
     except EchoPruneError as error:
         _fail(str(error), BROKE)

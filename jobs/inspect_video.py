@@ -20,7 +20,9 @@ BAR_WIDTH = 60
 @click.argument("store")
 @click.argument("video")
 @click.option("--png", metavar="FILE", help="Draw kept tokens over frames, and novelty over time, into FILE.")
-@click.option("--moments", default=12, show_default=True, type=click.IntRange(1), help="Moments listed and drawn.")
+@click.option(
+    "--moments", default=12, show_default=True, type=click.IntRange(1), help="Moments listed and drawn."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the video's row and its cells.")
 def inspect_video(store: str, video: str, png: str | None, moments: int, as_json: bool) -> None:
     """Show what STORE keeps of VIDEO (an id, a uri or a file name)."""

@@ -16,13 +16,15 @@ def models() -> None:
 @click.option("--family", default="qwen2_5_vl", show_default=True, help="Model family.")
 @click.option("--out", required=True, metavar="DIR", help="Folder to write; must not exist or be empty.")
 @click.option("--seed", default=0, show_default=True, help="Equal seeds give equal weights.")
-@click.option("--dim", default=None, type=int, help="Width of a visual token. Default: a small one.")
-def tiny(family: str, out: str, seed: int, dim: int | None) -> None:
+@click.option(
+    "--dim", default=64, show_default=True, type=click.IntRange(32), help="Width of a visual token."
+)
+def tiny(family: str, out: str, seed: int, dim: int) -> None:
     """Write a tiny random checkpoint of a family's real class: config, weights, tokenizer, preprocessor.
 
     It answers nothing sensible, but everything runs on it as on a released model.
     """
     from echoprune.models.tiny import write_tiny_checkpoint
 
-    write_tiny_checkpoint(family, Path(out), seed=seed, **({} if dim is None else {"dim": dim}))
+    write_tiny_checkpoint(family, Path(out), seed=seed, dim=dim)
     click.echo(f"{family} checkpoint written to {out}")

@@ -107,5 +107,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"--config {path} must hold a mapping of options, such as `fps: 1`; got {type(loaded).__name__}")
+        raise ConfigError(
+            f"--config {path} must hold a mapping of options, such as `fps: 1`; got {type(loaded).__name__}"
+        )
     return {str(name).replace("-", "_"): setting for name, setting in loaded.items()}

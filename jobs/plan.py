@@ -22,7 +22,9 @@ SAMPLE = 64
 @click.argument("paths", nargs=-1)
 @options_of(IndexConfig)
 @click.option("--probe", is_flag=True, help=f"Read the headers of all files, not of a sample of {SAMPLE}.")
-@click.option("--gpus", type=click.IntRange(0), help="GPUs to estimate the time for. Default: those of this machine.")
+@click.option(
+    "--gpus", type=click.IntRange(0), help="GPUs to estimate the time for. Default: those of this machine."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(probe: bool, gpus: int | None, as_json: bool, **options: Any) -> None:
     """Estimate videos, hours, tokens, bytes and time of an index run with the same options.
@@ -37,8 +39,12 @@ def plan(probe: bool, gpus: int | None, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(asdict(found)))
         return
     totals, new = found.estimate, found.new_videos
-    click.echo(f"{totals.videos:,} videos, {size(totals.source_bytes)}; {new:,} of them are not in {config.store} yet")
-    sampled = "headers of all files read" if totals.probed == totals.videos else f"from {totals.probed} headers"
+    click.echo(
+        f"{totals.videos:,} videos, {size(totals.source_bytes)}; {new:,} of them are not in {config.store} yet"
+    )
+    sampled = (
+        "headers of all files read" if totals.probed == totals.videos else f"from {totals.probed} headers"
+    )
     rows = [
         ("length", _range(totals.video_s, duration), sampled),
         ("cells", _range(totals.cells, short), f"{config.fps} frames/s" if config.frames is None else ""),

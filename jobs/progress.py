@@ -16,7 +16,9 @@ LINE_INTERVAL_S = 10.0
 class Progress(Protocol):
     """Takes snapshots of the running totals (see pipelines/tally.py)."""
 
-    def __call__(self, snapshot: dict[str, Any]) -> None: ...
+    def __call__(self, snapshot: dict[str, Any]) -> None:
+        """Shows, or holds back, the newest totals."""
+        ...
 
 
 class JsonLines:
@@ -27,6 +29,7 @@ class JsonLines:
         self._held: dict[str, Any] | None = None
 
     def __call__(self, snapshot: dict[str, Any]) -> None:
+        """Writes the snapshot if the last line is old enough, and holds it for `last` otherwise."""
         now = time.monotonic()
         self._held = snapshot
         if now >= self._next_s:
@@ -68,7 +71,10 @@ def progress_on_stderr() -> Iterator[Progress]:
 
         def show(snapshot: dict[str, Any]) -> None:
             bar.update(
-                task, completed=snapshot["videos_done"], total=max(1, snapshot["videos"]), rates=rates(snapshot)
+                task,
+                completed=snapshot["videos_done"],
+                total=max(1, snapshot["videos"]),
+                rates=rates(snapshot),
             )
 
         yield show

@@ -41,10 +41,16 @@ def show(found: dict[str, Any], *, all_failures: bool) -> None:
     table = Table.grid(padding=(0, 2))
     ratio = found["tokens_kept"] / found["tokens_seen"] if found["tokens_seen"] else 0.0
     rows = [
-        ("videos", f"{videos['ok']} ok, {videos['partial']} partial, {videos['failed']} failed, {videos['missing']} to do"),
+        (
+            "videos",
+            f"{videos['ok']} ok, {videos['partial']} partial, {videos['failed']} failed, {videos['missing']} to do",
+        ),
         ("length", f"{duration(found['video_s'])} of video in {short(found['cells'])} cells"),
         ("tokens", f"{short(found['tokens_kept'])} kept of {short(found['tokens_seen'])} ({ratio:.1%})"),
-        ("size", f"{size(found['bytes'])} in {found['files']} files, {found['shards']} of {found['shards_planned']} shards"),
+        (
+            "size",
+            f"{size(found['bytes'])} in {found['files']} files, {found['shards']} of {found['shards_planned']} shards",
+        ),
         ("model", f"{settings['family']}, {settings['dim']}-wide {settings['dtype']} tokens"),
         ("pruning", f"keep {settings['keep']}, an anchor every {settings['anchor_every_s']:g} s"),
     ]

@@ -45,7 +45,9 @@ class IndexConfig:
     paths: tuple[str, ...] = field(default=())
 
     fps: str = option(
-        "2", "Sampled frames per second of presentation time; a fraction such as 1/2 or 0.5 is fine.", group="sampling"
+        "2",
+        "Sampled frames per second of presentation time; a fraction such as 1/2 or 0.5 is fine.",
+        group="sampling",
     )
     max_frames: int | None = option(
         None, "At most this many frames a video: lowers the rate, never truncates.", group="sampling"
@@ -103,7 +105,9 @@ class IndexConfig:
     )
 
     encoders: int | None = option(
-        None, "Encoder actors, one GPU each. Default: one per GPU, or one on a machine without.", group="cluster"
+        None,
+        "Encoder actors, one GPU each. Default: one per GPU, or one on a machine without.",
+        group="cluster",
     )
     decoders_per_encoder: int | None = option(
         None,
@@ -112,7 +116,10 @@ class IndexConfig:
         group="cluster",
     )
     in_flight_mb: int = option(
-        256, "Decoded frames held at most between the decoders and one encoder.", group="cluster", metavar="MB"
+        256,
+        "Decoded frames held at most between the decoders and one encoder.",
+        group="cluster",
+        metavar="MB",
     )
     decode_timeout: float = option(
         120.0,
@@ -121,7 +128,10 @@ class IndexConfig:
         metavar="SECONDS",
     )
     shard_mb: int = option(
-        1024, "Source bytes committed together; an interrupted shard is done again.", group="cluster", metavar="MB"
+        1024,
+        "Source bytes committed together; an interrupted shard is done again.",
+        group="cluster",
+        metavar="MB",
     )
     shard_videos: int = option(256, "Videos committed together at most.", group="cluster")
     address: str | None = option(
@@ -134,7 +144,15 @@ class IndexConfig:
         for name in ("store", "model"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name} is missing: give it on the command line or in the --config file")
-        for name in ("max_frames", "frames", "segment_cells", "in_flight_mb", "shard_mb", "shard_videos", "encoders"):
+        for name in (
+            "max_frames",
+            "frames",
+            "segment_cells",
+            "in_flight_mb",
+            "shard_mb",
+            "shard_videos",
+            "encoders",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
@@ -157,7 +175,9 @@ class IndexConfig:
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value!r}: choose one of {', '.join(choices)}")
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is {value!r}: choose one of {', '.join(choices)}"
+                )
 
     def window_side(self, *, family: int | None) -> int | None:
         """The side of the echo window, None for the whole cell; `family` is the model family's own default."""

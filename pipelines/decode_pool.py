@@ -99,7 +99,9 @@ class PooledVideo:
 class DecodePool:
     """Decode actors made by `make_actor`, working ahead over the videos of a shard."""
 
-    def __init__(self, make_actor: Callable[[], Any], *, count: int, lookahead: int, timeout_s: float) -> None:
+    def __init__(
+        self, make_actor: Callable[[], Any], *, count: int, lookahead: int, timeout_s: float
+    ) -> None:
         self._make_actor, self._lookahead, self._timeout_s = make_actor, lookahead, timeout_s
         self._decoders = [_Decoder(make_actor()) for _ in range(count)]
         self._queue: list[_Video] = []
@@ -228,7 +230,11 @@ class DecodePool:
         culprit = next((video for ref, video, _ in decoder.calls if hang or _is_lost(ref)), None)
         if hang:
             culprit = next(
-                (video for ref, video, _ in decoder.calls if not ray.wait([ref], timeout=0, fetch_local=False)[0]),
+                (
+                    video
+                    for ref, video, _ in decoder.calls
+                    if not ray.wait([ref], timeout=0, fetch_local=False)[0]
+                ),
                 culprit,
             )
         if culprit is not None:
@@ -249,7 +255,9 @@ class DecodePool:
         if video.strikes > 1:
             kind = "decode_hang" if hang else "decoder_died"
             video.error = MediaError(
-                f"{video.uri}: the decode process {what}, twice; the file is left out", stage="decode", kind=kind
+                f"{video.uri}: the decode process {what}, twice; the file is left out",
+                stage="decode",
+                kind=kind,
             )
         elif hang:
             video.decoder = "pyav"

@@ -51,7 +51,9 @@ def forecast(config: IndexConfig, *, probe: int | None, gpus: int | None) -> For
     rate = _last_rate(storage)
     if rate is not None:
         time = found.video_s.times(share / rate)
-        return Forecast(found, len(fresh), time, f"for what is new, at {rate:.1f} x real time, the rate of the last run")
+        return Forecast(
+            found, len(fresh), time, f"for what is new, at {rate:.1f} x real time, the rate of the last run"
+        )
     time, basis = _assumed(found, model, settings, gpus=gpus)
     return Forecast(found, len(fresh), time.times(share), basis)
 
@@ -63,7 +65,7 @@ def _assumed(
     count = torch.cuda.device_count() if gpus is None else gpus
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flops = count * GPU_FLOPS if count else max(1, cores - 1) * CORE_FLOPS
-    encode_s = found.tokens.times(model.layout.merge_size**2 * model.flops_per_patch / flops)
+    encode_s = found.tokens.times(model.layout.merge_size**2 * model.patch_flops / flops)
     decode_s = found.pixels.times(1 / (CORE_PIXELS_S * (15 * count if count else 1)))
     slower = encode_s if encode_s.middle >= decode_s.middle else decode_s
     what = "encoding" if slower is encode_s else "decoding"

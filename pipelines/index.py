@@ -1,6 +1,6 @@
 """An index run from end to end: settings, lease, plan, workers, report. The driver sees ids, never tensors.
 
-    list -> plan (frozen) -> lease -> workers take shards -> receipts -> run_report.json
+list -> plan (frozen) -> lease -> workers take shards -> receipts -> run_report.json
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipelines.config import IndexConfig
 from pipelines.decode_actor import VideoOpener
 from pipelines.events import Event
 from pipelines.index_worker import IndexJob, IndexWorker
-from pipelines.ray_session import Crew, crew, session
+from pipelines.ray_session import crew, session
 from pipelines.schedule import Scheduler
 from pipelines.tally import Tally
 from pipelines.versions import versions
@@ -56,9 +56,7 @@ def run_index(config: IndexConfig, *, on_progress: Callable[[dict[str, Any]], No
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
     with Lease.acquire(storage, run_id=run_id) as lease:
         sweep(storage)
-        extend_plan(
-            storage, sources, shard_bytes=config.shard_mb << 20, shard_videos=config.shard_videos
-        )
+        extend_plan(storage, sources, shard_bytes=config.shard_mb << 20, shard_videos=config.shard_videos)
         plan, receipts = load_plan(storage), read_receipts(storage)
         shards = pending(plan, receipts)
         todo = sum(len(shard.sources) for shard in shards)
@@ -72,7 +70,15 @@ def run_index(config: IndexConfig, *, on_progress: Callable[[dict[str, Any]], No
         try:
             if shards:
                 quarantined = _run_shards(
-                    config, settings, model, storage, shards, tally, run_id=run_id, epoch=lease.epoch, on_progress=on_progress
+                    config,
+                    settings,
+                    model,
+                    storage,
+                    shards,
+                    tally,
+                    run_id=run_id,
+                    epoch=lease.epoch,
+                    on_progress=on_progress,
                 )
         finally:
             report = {

@@ -125,7 +125,9 @@ class IndexWorker:
             max_pixels=settings.max_pixels,
         )
         if self._encoder.dim != settings.dim:
-            raise ModelError(f"{config.model} gives {self._encoder.dim}-wide tokens here, the store has {settings.dim}")
+            raise ModelError(
+                f"{config.model} gives {self._encoder.dim}-wide tokens here, the store has {settings.dim}"
+            )
         if self._job.crew.decoders:
             self._pool = DecodePool(
                 self._decode_actor,
@@ -197,7 +199,13 @@ class IndexWorker:
             yield from (InlineVideo(self._job.opener, source.uri, decoder=decoder) for source in sources)
 
     def _run_video(
-        self, writer: ShardWriter, source: Source, video: PooledVideo | InlineVideo, *, clock: _Clock, spill_dir: Path
+        self,
+        writer: ShardWriter,
+        source: Source,
+        video: PooledVideo | InlineVideo,
+        *,
+        clock: _Clock,
+        spill_dir: Path,
     ) -> Generator[Event, None, None]:
         yield VideoStarted(video_id(source.uri))
         try:
@@ -208,7 +216,7 @@ class IndexWorker:
         except MediaError as error:
             yield self._failed(writer, source, error)
             return
-        except Exception as error:  # noqa: BLE001 - the one place where any error becomes a row
+        except Exception as error:
             # What an actor raised arrives wrapped; the cause says what it was.
             cause = getattr(error, "cause", None) or error
             log.warning("%s failed unexpectedly", source.uri, exc_info=error)
@@ -250,7 +258,9 @@ class IndexWorker:
             if time.monotonic() - told >= EVENT_INTERVAL_S:
                 told = time.monotonic()
                 covered = grid.cell_times_s[cells] if cells < grid.cells else grid.end_s
-                yield CellsDone(video_id(source.uri), tokens=cells * grid.tokens_per_cell, video_s=float(covered))
+                yield CellsDone(
+                    video_id(source.uri), tokens=cells * grid.tokens_per_cell, video_s=float(covered)
+                )
 
     def _store(self, writer: ShardWriter, source: Source, opened: Opened, indexed: IndexedVideo) -> VideoDone:
         """Adds an ok or partial video to the shard's files."""

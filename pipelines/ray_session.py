@@ -54,7 +54,9 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
             ray.init(address=address, **quiet)
         except (ConnectionError, ray.exceptions.RayError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"no Ray cluster answers at {address!r} ({first}); check --address or RAY_ADDRESS") from error
+            raise ConfigError(
+                f"no Ray cluster answers at {address!r} ({first}); check --address or RAY_ADDRESS"
+            ) from error
     try:
         yield
     finally:
@@ -70,7 +72,9 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"no Ray cluster answers at {address!r} ({reason}); check --address or RAY_ADDRESS") from error
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({reason}); check --address or RAY_ADDRESS"
+        ) from error
 
 
 def crew(*, encoders: int | None, decoders: int | None, device: str) -> Crew:
@@ -85,7 +89,9 @@ def crew(*, encoders: int | None, decoders: int | None, device: str) -> Crew:
     if device == "cuda" and not gpus:
         raise ConfigError("--device cuda, but Ray finds no GPU in this cluster: use --device cpu or auto")
     if use_gpus and encoders is not None and encoders > gpus:
-        raise ConfigError(f"--encoders is {encoders}, but the cluster has {gpus} GPUs: give at most that many")
+        raise ConfigError(
+            f"--encoders is {encoders}, but the cluster has {gpus} GPUs: give at most that many"
+        )
     count = encoders or (gpus if use_gpus else 1)
     share = max(1, cpus // count)
     if decoders is None:

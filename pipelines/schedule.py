@@ -32,7 +32,9 @@ class ShardLike(Protocol):
     """What the scheduler needs to know of a shard."""
 
     @property
-    def shard_id(self) -> str: ...
+    def shard_id(self) -> str:
+        """Its id, the same in every run."""
+        ...
 
 
 @dataclass(eq=False)

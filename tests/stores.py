@@ -17,6 +17,7 @@ from echoprune.receipt import Receipt
 from echoprune.schema import StoreSettings
 from echoprune.shard import ShardWriter, commit
 from echoprune.sources import video_id
+from echoprune.spill import SpilledColumn
 from echoprune.storage import Storage
 from echoprune.store import create_store
 
@@ -92,9 +93,18 @@ def clip(
     )
 
 
-def add_clip(writer: ShardWriter, made_with: StoreSettings, made: Clip, *, chunk: int = 7) -> None:
+def add_clip(
+    writer: ShardWriter,
+    made_with: StoreSettings,
+    made: Clip,
+    *,
+    chunk: int = 7,
+    spilled: SpilledColumn | None = None,
+) -> None:
     cells, height, width = made.grid_thw
     pooled, radius = pool_cells(made.tokens.reshape(cells, height * width, -1))
+    if spilled is not None:
+        spilled.append(pooled)
     rows = encode_rows(
         made.tokens[made.kept],
         made_with,
@@ -120,7 +130,7 @@ def add_clip(writer: ShardWriter, made_with: StoreSettings, made: Clip, *, chunk
             "pts_s": made.time_s + 0.1,
             "anchor": made.anchor,
             "mean_novelty": np.zeros(cells, np.float32),
-            "pooled": pooled,
+            "pooled": pooled if spilled is None else spilled,
             "radius": radius,
         },
         ((made.kept[i : i + chunk], rows[i : i + chunk]) for i in range(0, len(rows), chunk)),

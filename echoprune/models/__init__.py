@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from echoprune.errors import ConfigError, ModelError
+from echoprune.errors import ConfigError, UnknownModelError
 from echoprune.models import checkpoint
 from echoprune.models.encoder import Encoder, Family, FrameLayout, ModelSettings
 
@@ -95,7 +95,7 @@ def _find(model: str) -> tuple[Path, Family]:
     folder = checkpoint.find_checkpoint(model)
     name = checkpoint.read_json(folder / "config.json").get("model_type")
     if name not in _ADAPTERS:
-        raise ModelError(
+        raise UnknownModelError(
             f"{model} is of family {name!r}, which has no adapter; supported: {', '.join(families())}: choose such a model"
         )
     family: Family = importlib.import_module(_ADAPTERS[name]).FAMILY

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from echoprune.errors import ModelError
+from echoprune.errors import ModelError, UnknownModelError
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +32,21 @@ _STORED_DTYPES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 def find_checkpoint(model: str) -> Path:
     """The folder with the checkpoint's configuration: `model` itself, or the local copy of a hub repository.
 
-    Raises ModelError when there is neither such a folder nor a reachable repository of that name.
+    Raises UnknownModelError when there is neither such a folder nor a reachable repository of that name.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(
+            raise UnknownModelError(
                 f"{model} is no checkpoint: it has no config.json; name a folder written by save_pretrained"
             )
         return folder
     if folder.exists():
-        raise ModelError(f"{model} is a file; name the checkpoint's folder or a hub id such as owner/name")
+        raise UnknownModelError(
+            f"{model} is a file; name the checkpoint's folder or a hub id such as owner/name"
+        )
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(
+        raise UnknownModelError(
             f"model {model} not found: no such folder, and not of the form owner/name; check the path"
         )
     return _download(model, None, _SMALL_FILES)
@@ -62,7 +64,7 @@ def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
     # The client's other errors (offline, not in the cache, no such repository, full disk) are OSErrors.
     except refusals as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(
+        raise UnknownModelError(
             f"model {model} not found: no such folder, and the hub gave {type(error).__name__} ({reason}); "
             "check the name and the network, or download it once and pass the folder"
         ) from error

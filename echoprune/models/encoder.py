@@ -106,6 +106,7 @@ class ModelSettings:
 
     `dim`: width D of a token. `dtype`: the checkpoint's own, "fp32", "bf16" or "fp16". `deepstack_layers`: maps
     that accompany the tokens. `default_temperature`, `default_window` (None = whole frame): the echo score's.
+    `patch_flops`: operations of the tower and merger for one patch, attention between patches left out.
     """
 
     family: str
@@ -115,6 +116,7 @@ class ModelSettings:
     deepstack_layers: int
     default_temperature: float
     default_window: int | None
+    patch_flops: float
 
 
 class Encoder(Protocol):

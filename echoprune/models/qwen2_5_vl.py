@@ -136,7 +136,17 @@ def _settings(folder: Path, max_pixels: int | None) -> ModelSettings:
         deepstack_layers=0,
         default_temperature=DEFAULT_TEMPERATURE,
         default_window=DEFAULT_WINDOW,
+        patch_flops=_patch_flops(vision),
     )
+
+
+def _patch_flops(vision: dict[str, Any]) -> float:
+    """Two operations per weight that a patch meets: blocks, embedding, and a quarter of the merger."""
+    hidden, inner = int(vision.get("hidden_size", 1280)), int(vision.get("intermediate_size", 3420))
+    block = 4 * hidden**2 + 3 * hidden * inner
+    embedding = 3 * 2 * 14 * 14 * hidden
+    merger = ((4 * hidden) ** 2 + 4 * hidden * int(vision.get("out_hidden_size", 3584))) / 4
+    return 2.0 * (int(vision.get("depth", 32)) * block + embedding + merger)
 
 
 def _layout(folder: Path, vision: dict[str, Any], max_pixels: int | None) -> FrameLayout:

@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from echoprune import shard
 from echoprune.errors import StoreError
 from echoprune.receipt import read_receipts, uncovered_files
 from echoprune.schema import StoreSettings, token_rows_dtype
 from echoprune.shard import ShardWriter, commit
+from echoprune.spill import SpilledColumn
 from echoprune.storage import Storage
 from echoprune.store import open_store
 from tests.stores import add_clip, add_failed, clip, receipt, settings, small_store, write_shard
@@ -83,6 +85,22 @@ def test_bytes_depend_on_the_rows_alone(tmp_path: Path, dtype: str) -> None:
     assert len(one) == len(other) > 1 and len(names) == len(one) + 2
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_cells_may_be_spilled_and_are_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, video = settings(), clip("/0.mp4", settings(), cells=50)
+    built = []
+    for name, rows in (("whole", 1024), ("parts", 7)):
+        monkeypatch.setattr(shard, "_CELL_CHUNK", rows)
+        (tmp_path / name).mkdir()
+        with SpilledColumn(tmp_path / name, 2 * made.dim) as column:
+            writer = ShardWriter(tmp_path / name, made, "a1")
+            add_clip(writer, made, video, spilled=column if name == "parts" else None)
+            built.append([(file.entry, file.path.read_bytes()) for file in writer.close()])
+    assert built[0] == built[1]
+    assert [entry.rows for entry, _ in built[0] if entry.table == "cells"] == [50]
 
 
 def test_scalars_have_statistics_and_vectors_none(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echoprune import spill
-from echoprune.spill import SpillFile, opaque
+from echoprune.spill import SpilledColumn, SpillFile, opaque
 
 
 @pytest.mark.parametrize("block_bytes", [1, 24, 100, 1 << 20])
@@ -28,6 +28,24 @@ def test_rows_survive_thinning_and_reading_in_any_block_size(tmp_path, monkeypat
     assert file.read_at(np.empty(0, dtype=np.int64)).view(np.int64).tolist() == []
     file.close()
     file.close()
+
+
+def test_a_spilled_column_reads_like_the_array_it_stands_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(spill, "BLOCK_BYTES", 100)
+    values = np.random.default_rng(0).integers(0, 256, (57, 6), dtype=np.uint8)
+    with SpilledColumn(tmp_path, 6) as column:
+        assert column.shape == (0, 6) and column[:].shape == (0, 6)
+        column.append(values[:20])
+        column.append(np.asfortranarray(values[20:]))
+        assert column.shape == values.shape
+        for part in (slice(None), slice(0, 0), slice(3, 30), slice(50, 99), slice(40, 20)):
+            assert column[part].dtype == np.uint8
+            np.testing.assert_array_equal(column[part], values[part])
+        with pytest.raises(ValueError, match="steps of 1"):
+            column[::2]
+        with pytest.raises(ValueError, match=r"\(m, 6\)"):
+            column.append(values[:, :5])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_names_the_folder_and_the_cure(tmp_path):

@@ -120,7 +120,8 @@ def test_rows_never_gather_in_memory(tmp_path):
                 score = random.random(250, dtype=np.float32)
                 topk.push(score, np.zeros(250, dtype=row), np.zeros(250, dtype=np.bool_))
             selection = topk.finish(4000)
-            assert sum(len(indices) for indices, _ in selection.chunks(256)) == 4000
+            # 29 MB of kept rows: asked for at once, they come in parts all the same.
+            assert sum(len(indices) for indices, _ in selection.chunks(4000)) == 4000
             peak_bytes = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -85,20 +85,26 @@ def test_a_second_run_gives_equal_bytes(clean: Path, archive: Path, tiny: Path, 
     assert len(tables(clean)) > 10
 
 
-def test_decode_actors_do_not_change_bytes(clean: Path, archive: Path, tiny: Path, tmp_path: Path, head: str) -> None:
+def test_decode_actors_do_not_change_bytes(
+    clean: Path, archive: Path, tiny: Path, tmp_path: Path, head: str
+) -> None:
     """On a cluster that is joined: three actors with two segments each in flight, which cut videos at keyframes."""
     command = ("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
     run(*command, "--address", head, "--decoders-per-encoder", "3", "--in-flight-mb", "1", expect=3)
     assert tables(tmp_path / "store") == tables(clean)
 
 
-def test_decoding_in_the_encoder_does_not_change_bytes(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
+def test_decoding_in_the_encoder_does_not_change_bytes(
+    clean: Path, archive: Path, tiny: Path, tmp_path: Path
+) -> None:
     command = ("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
     run(*command, "--decoders-per-encoder", "0", expect=3)
     assert tables(tmp_path / "store") == tables(clean)
 
 
-def test_rerun_does_nothing_and_new_files_alone(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
+def test_rerun_does_nothing_and_new_files_alone(
+    clean: Path, archive: Path, tiny: Path, tmp_path: Path
+) -> None:
     videos, store = tmp_path / "videos", tmp_path / "store"
     videos.mkdir()
     shutil.copy(archive / "plain.mp4", videos / "a.mp4")
@@ -111,7 +117,10 @@ def test_rerun_does_nothing_and_new_files_alone(clean: Path, archive: Path, tiny
     run(*command)
     after = tables(store)
     assert before.items() < after.items()
-    assert [Path(row).name for row in echoprune.open_store(store).videos()["uri"].to_pylist()] == ["a.mp4", "b.mp4"]
+    assert [Path(row).name for row in echoprune.open_store(store).videos()["uri"].to_pylist()] == [
+        "a.mp4",
+        "b.mp4",
+    ]
     assert report(store)["run"]["videos"]["of"] == 1
 
 
@@ -123,7 +132,9 @@ def test_sigkill_of_the_driver_loses_nothing(
     command = ("index", archive, "--store", store, "--model", tiny, *SMALL)
     process = start(*command)
     deadline = time.monotonic() + 120
-    while len(list((store / "receipts").glob("*.json"))) < receipts_before_kill or not (store / "plan").exists():
+    while (
+        len(list((store / "receipts").glob("*.json"))) < receipts_before_kill or not (store / "plan").exists()
+    ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     if not receipts_before_kill:
@@ -137,7 +148,9 @@ def test_sigkill_of_the_driver_loses_nothing(
     assert not list((store / ".tmp").glob("*"))
 
 
-def test_an_encoder_killed_from_outside_costs_nothing(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
+def test_an_encoder_killed_from_outside_costs_nothing(
+    clean: Path, archive: Path, tiny: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
     killed = _kill_first(process.pid, "IndexWorker")
@@ -146,7 +159,9 @@ def test_an_encoder_killed_from_outside_costs_nothing(clean: Path, archive: Path
     assert tables(store) == tables(clean)
 
 
-def test_a_decoder_killed_from_outside_costs_nothing(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_decoder_killed_from_outside_costs_nothing(
+    clean: Path, archive: Path, tiny: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
     killed = _kill_first(process.pid, "DecodeActor")
@@ -196,12 +211,18 @@ def test_two_drivers_on_one_store(archive: Path, tiny: Path, tmp_path: Path) -> 
     assert first.returncode == 3
 
 
-@pytest.mark.parametrize("option", [("--keep", "0.5"), ("--fps", "1"), ("--dtype", "bf16"), ("--window", "3")])
+@pytest.mark.parametrize(
+    "option", [("--keep", "0.5"), ("--fps", "1"), ("--dtype", "bf16"), ("--window", "3")]
+)
 def test_other_settings_are_refused(clean: Path, archive: Path, tiny: Path, option: tuple[str, str]) -> None:
     process = start("index", archive, "--store", clean, "--model", tiny, *SMALL, *option)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert option[0].removeprefix("--") in err and "another --store" in err and len(err.strip().splitlines()) == 1
+    assert (
+        option[0].removeprefix("--") in err
+        and "another --store" in err
+        and len(err.strip().splitlines()) == 1
+    )
 
 
 def _shown_clips(archive: Path) -> Path:
@@ -249,7 +270,9 @@ def test_a_pruned_store_keeps_the_oracles_choice(archive: Path, tiny: Path, tmp_
         budget = cells * count // 10
         shape = (cells, count)
         expected = oracle.keep_without_question(
-            every.correspondence.double().reshape(shape).numpy(), every.echo.double().reshape(shape).numpy(), budget=budget
+            every.correspondence.double().reshape(shape).numpy(),
+            every.echo.double().reshape(shape).numpy(),
+            budget=budget,
         )
         assert kept.flat_index.tolist() == list(expected)
         assert len(kept) == min(count + budget, cells * count)
