@@ -61,7 +61,7 @@ def pictures(
     `fits`, all frames are decoded before the first picture is yielded, wanted or not, so that what comes of it depends
     on the file alone, not on how far decord got ahead. Raises MediaError (stage "decode"): kind "decoder_unfit" where
     decord would not be exact, or cannot open the file; "decode_failed" where it gives up, or its FFmpeg reports an
-    error (in a larger video at most one group of frames before the damage is shown, never after).
+    error (in a larger video before the damage is shown, by as much as decord got ahead).
     """
     whole = fits(info)
     size = max(1, len(wanted)) if whole else _group(info)
@@ -120,8 +120,7 @@ def _decoded(
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
             return kept, _first_line(error)
         if pixels.shape[1:3] != (info.height, info.width):
-            got, wanted = pixels.shape[1:3], (info.height, info.width)
-            return kept, f"frames of {got} pixels instead of {wanted}"
+            return kept, f"frames of {pixels.shape[1:3]} pixels instead of {(info.height, info.width)}"
         # Copies, so that the frames between them go with their group.
         kept.extend(picture.copy() for picture in pixels[np.isin(step, index)])
     return kept, ""

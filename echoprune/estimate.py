@@ -69,7 +69,7 @@ def estimate(
     """
     by_size = sorted(sources, key=lambda source: (source.size_bytes or 0, source.uri))
     count = len(by_size) if probe is None else min(probe, len(by_size))
-    picks = np.unique(np.linspace(0, len(by_size) - 1, count).round().astype(np.int64)) if count else []
+    picks: npt.NDArray[np.int64] = np.unique(np.linspace(0, len(by_size) - 1, count).round().astype(np.int64))
     unreadable: Counter[str] = Counter()
     rows: list[tuple[float, ...]] = []
     for pick in picks:

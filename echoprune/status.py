@@ -51,9 +51,9 @@ def _sum(column: pa.ChunkedArray) -> Any:
 def _failures(videos: pa.Table) -> list[dict[str, Any]]:
     columns = ["status", "error_stage", "error_class", "uri", "error"]
     names = ["status", "stage", "class", "uri", "message"]
-    return (
-        videos.filter(pc.not_equal(videos["status"], "ok")).select(columns).rename_columns(names).to_pylist()
-    )
+    failed = videos.filter(pc.not_equal(videos["status"], "ok"))
+    rows: list[dict[str, Any]] = failed.select(columns).rename_columns(names).to_pylist()
+    return rows
 
 
 def _last_run(store: TokenStore) -> dict[str, Any] | None:

@@ -72,22 +72,23 @@ def _table(store: Path) -> None:
     from echoprune.store import open_store
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, side in (
-        ("video", "left"), ("status", "left"), ("codec", "left"), ("decoder", "left"),
-        ("seconds", "right"), ("cells", "right"), ("grid", "right"), ("tokens", "right"), ("kept", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for name in ("video", "status", "codec", "decoder"):
+        table.add_column(name, no_wrap=True)
+    for name in ("seconds", "cells", "grid", "tokens", "kept"):
+        table.add_column(name, no_wrap=True, justify="right")
     for row in open_store(store).videos().to_pylist():
         name = Path(row["uri"]).name
         if row["status"] == "failed":
-            table.add_row(name, f"failed: {row['error_class']}")
+            table.add_row(name, "failed", *["-"] * 7)
             continue
         kept = f"{row['kept']:,} ({row['kept'] / row['tokens']:.0%})"
-        grid = f"{row['grid_h']}x{row['grid_w']}"
-        table.add_row(
-            name, row["status"], row["codec"], row["decoder"],
-            f"{row['covered_s']:.1f}", str(row["cells"]), grid, f"{row['tokens']:,}", kept,
-        )  # fmt: skip
+        sizes = (
+            f"{row['covered_s']:.1f}",
+            str(row["cells"]),
+            f"{row['grid_h']}x{row['grid_w']}",
+            f"{row['tokens']:,}",
+        )
+        table.add_row(name, row["status"], row["codec"], row["decoder"], *sizes, kept)
     Console().print(table, highlight=False)
 
 

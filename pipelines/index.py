@@ -10,6 +10,7 @@ import logging
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -69,17 +70,21 @@ def run_index(config: IndexConfig, *, on_progress: Callable[[dict[str, Any]], No
         quarantined: set[str] = set()
         try:
             if shards:
-                quarantined = _run_shards(
-                    config,
-                    settings,
-                    model,
-                    storage,
-                    shards,
-                    tally,
-                    run_id=run_id,
-                    epoch=lease.epoch,
-                    on_progress=on_progress,
-                )
+                with _session(config):
+                    job = IndexJob(
+                        config=config,
+                        settings=settings,
+                        opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
+                        crew=crew(
+                            encoders=config.encoders,
+                            decoders=config.decoders_per_encoder,
+                            device=config.device,
+                        ),
+                        store=storage.url,
+                        run_id=run_id,
+                        lease_epoch=lease.epoch,
+                    )
+                    quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
         finally:
             report = {
                 "run_id": run_id,
@@ -134,43 +139,35 @@ def sampling(config: IndexConfig) -> Sampling:
     return Sampling(fps=fps, max_frames=config.max_frames)
 
 
-def _run_shards(
-    config: IndexConfig,
-    settings: StoreSettings,
-    model: ModelSettings,
-    storage: Storage,
-    shards: list[Shard],
-    tally: Tally,
-    *,
-    run_id: str,
-    epoch: int,
-    on_progress: Callable[[dict[str, Any]], None],
-) -> set[str]:
-    """Runs the shards on Ray; returns the ids of videos that were quarantined."""
-    opener = VideoOpener(model.layout, sampling_of(settings), settings.segment_cells)
+def _session(config: IndexConfig) -> AbstractContextManager[None]:
     # Twice what may be in flight, and room for Ray itself.
-    with session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20)):
-        people = crew(encoders=config.encoders, decoders=config.decoders_per_encoder, device=config.device)
-        job = IndexJob(config, settings, opener, people, storage.url, run_id, epoch)
-        log.info("%d encoders with %d decode actors each", people.encoders, people.decoders)
+    return session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20))
 
-        def make_worker() -> Any:
-            options = {
-                "num_cpus": people.threads,
-                "num_gpus": people.gpus_each,
-                "max_restarts": 0,
-                "max_task_retries": 0,
-            }
-            return ray.remote(IndexWorker).options(**options).remote(job)
 
-        def on_event(shard_id: str, event: Event) -> None:
-            tally.add(shard_id, event)
-            on_progress(tally.snapshot())
+def _run_shards(
+    job: IndexJob, shards: list[Shard], tally: Tally, *, on_progress: Callable[[dict[str, Any]], None]
+) -> set[str]:
+    """Runs the shards on the connected Ray; returns the ids of videos that were quarantined."""
+    people = job.crew
+    log.info("%d encoders with %d decode actors each", people.encoders, people.decoders)
 
+    def make_worker() -> Any:
+        options = {
+            "num_cpus": people.threads,
+            "num_gpus": people.gpus_each,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        return ray.remote(IndexWorker).options(**options).remote(job)
+
+    def on_event(shard_id: str, event: Event) -> None:
+        tally.add(shard_id, event)
         on_progress(tally.snapshot())
-        scheduler = Scheduler(make_worker=make_worker, workers=people.encoders, on_event=on_event)
-        scheduler.run(shards)
-        return scheduler.quarantined
+
+    on_progress(tally.snapshot())
+    scheduler = Scheduler(make_worker=make_worker, workers=people.encoders, on_event=on_event)
+    scheduler.run(shards)
+    return scheduler.quarantined
 
 
 def _standing(plan: Plan, storage: Storage) -> dict[str, int]:

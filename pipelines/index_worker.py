@@ -191,7 +191,7 @@ class IndexWorker:
     def _check_epoch(self) -> None:
         lease.check(self._storage, self._job.lease_epoch)
 
-    def _videos(self, sources: Sequence[Source]) -> Iterator[PooledVideo | InlineVideo]:
+    def _videos(self, sources: Sequence[Source]) -> Generator[PooledVideo | InlineVideo, None, None]:
         decoder = self._job.config.decoder
         if self._pool is not None:
             yield from self._pool.videos([source.uri for source in sources], decoder=decoder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,13 @@ import pytest
 from echoprune.data import VideoInfo
 from echoprune.decode import decode
 from echoprune.errors import MediaError
+from echoprune.index import index_video
+from echoprune.models import load_encoder
+from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.probe import probe_header, scan_video
 from echoprune.sample import Sampling, time_grid
 from tests.clips import CLIPS, cut, damage, expected, read_index, write, write_sound
+from tests.stores import settings
 
 
 def _missing(folder: Path) -> Path:
@@ -174,6 +179,33 @@ def test_patched_frames_are_counted(tmp_path: Path) -> None:
     assert patched > 0
     info = scan_video(str(path))
     assert sum(frames.damaged for frames in decode(info, grid, decoder="pyav")) == 0
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_a_video_with_patched_frames_is_partial(decoder: str, tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model")
+    encoder = load_encoder(str(folder), segment_cells=2, max_pixels=56 * 56)
+    config = settings(dim=encoder.dim, segment_cells=2, max_pixels=56 * 56, keep="all", fps="5")
+    whole = write(CLIPS["bframes.mp4"], tmp_path)
+    with index_video(
+        str(whole), encoder=encoder, settings=config, decoder=decoder, spill_dir=tmp_path
+    ) as video:
+        assert video.error is None
+        cells = video.cells
+    smeared = damage(whole, tmp_path / "smeared.mp4", at=0.6, length=1)
+    with index_video(
+        str(smeared), encoder=encoder, settings=config, decoder=decoder, spill_dir=tmp_path
+    ) as video:
+        assert (video.cells, video.decoder) == (cells, "pyav")
+        assert video.error is not None
+        assert (video.error.stage, video.error.kind) == ("decode", "damaged")
+        found = re.match(
+            r"(\d+) frames were patched by the decoder at about ([\d.]+) to ([\d.]+) s;", str(video.error)
+        )
+    assert found is not None
+    assert int(found[1]) >= 1
+    # The byte changed is at 60 % of the pictures of 4 s; segments are 0.8 s long.
+    assert 1.6 <= float(found[2]) < float(found[3]) <= 4.0
 
 
 def test_a_lost_packet_of_a_transport_stream_hides_the_frames_that_need_it(tmp_path: Path) -> None:
