@@ -149,8 +149,8 @@ class Frames:
     """The decoded, resized frames of consecutive cells of one video.
 
     `pixels` uint8 (F, H, W, 3), RGB, upright; F is a multiple of `cell_frames`. `first_cell`: index of the
-    first cell in the video. `decoder`: what produced them ("decord" or "pyav"). `damaged`: frames decoded on the
-    way, sampled or not, in which the decoder reported errors and patched them (PyAV; decord does not say: 0).
+    first cell in the video. `decoder`: what produced them ("decord" or "pyav"). `damaged`: how many of the
+    frames were patched by the decoder after errors, or follow such a frame before the next clean cut point.
     """
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)

@@ -111,11 +111,12 @@ class _Shown:
         self._hw = grid.frame_hw
         self._resample: Resample = resample
         self._pts: int | None = None
+        self._damaged = 0
 
     def advance(self, source: _Pictures, pts: int) -> int:
-        """Go to the picture at `pts`; how many damaged frames were met. A repeated time reuses the picture."""
+        """Go to the picture at `pts`; 1 if it is damaged, else 0. A repeated time reuses the picture."""
         if pts == self._pts:
-            return 0
+            return self._damaged
         came, picture, damaged = next(source)
         if came != pts:
             raise MediaError(
@@ -124,7 +125,7 @@ class _Shown:
                 kind="decode_failed",
             )
         self.pixels = resize_frames(picture[None], self._hw, resample=self._resample)[0]
-        self._pts = pts
+        self._pts, self._damaged = pts, damaged
         return damaged
 
 

@@ -5,8 +5,11 @@ MPEG-TS came out wrong without an error, and so did H.264 with intra refresh. It
 8-bit 4:2:0, in MP4, MOV, Matroska and WebM, when its own list of times and keyframes equals that of the packets.
 `skip_frames` is wrong on variable frame rates and never used.
 
-It also patches damaged pictures silently: @MEASURED@
-So its FFmpeg is listened to (decord_log), and one complaint while a reader lives is decord's own failure.
+It also patches damaged pictures silently: of 420 copies of six H.264 clips with 1 bit to 400 bytes changed, 321 gave
+wrong pictures without an error. So its FFmpeg is listened to (decord_log), and one complaint while a reader lives is
+decord's own failure. 25 are left: in 24 the damaged stream is another valid one, and PyAV does not notice either; in
+one two pictures changed places (PyAV noticed: it sees the time of each, decord does not tell). Of 12 smeared copies
+of a VP9 clip, neither noticed 9. 12 of the 420 go to PyAV though all of their pictures are right.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ from echoprune.errors import MediaError
 _log = logging.getLogger(__name__)
 
 # decord decodes ahead for as long as a reader lives: with a consumer slower than the decoder it grew to 2.1 GB at
-# 1280x720 and 1.9 GB at 1920x1080 within a minute of video (PyAV: 0.1 and 0.17 GB). A reader therefore lives on only
-# if all frames of the video together fit in this many bytes; otherwise each group of frames gets a new reader (0.5 GB
-# at 1280x720), which reads all packets again. "auto" leaves those videos to PyAV: at 1280x720 it is faster anyway
-# (531 source frames/s against 428, one thread; at 640x360 1,429 against 1,775).
+# 1280x720 and 1.9 GB at 1920x1080 within a minute of video (PyAV: 0.1 and 0.17 GB). A video is therefore read by one
+# reader only if all of its frames together fit in this many bytes; otherwise each group of frames gets a new reader
+# (0.5 GB at 1280x720), which reads all packets again. "auto" leaves those videos to PyAV: at 1280x720 it is faster
+# anyway (531 source frames/s against 428, one thread; at 640x360 1,390 to 1,660 against 1,970). A video of 461 MB took
+# 0.09 GB at 2 frames/s, 0.57 GB with every frame wanted.
 AHEAD_BYTES = 512 * 2**20
 
 _GROUP_BYTES = 64 * 2**20

@@ -32,8 +32,9 @@ def pictures(
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     """For each of `wanted` (presentation times, strictly ascending, all of `info.pts`): (pts, picture, damaged).
 
-    The picture is uint8 (H, W, 3), RGB, native size, upright. `damaged`: frames decoded since the picture before
-    in which the decoder reported errors and patched them. Raises MediaError (stage "decode") at the first time
+    The picture is uint8 (H, W, 3), RGB, native size, upright. `damaged`: 1 if it, or any frame since the clean cut
+    point before it, was patched by the decoder after errors, else 0; so it does not depend on where decoding began.
+    Raises MediaError (stage "decode") at the first time
     whose frame does not come, or does not decode; everything before it has been yielded.
     """
     for cut, run in _runs(info, wanted):
@@ -82,7 +83,8 @@ def _runs(info: VideoInfo, wanted: IntArray) -> Iterator[tuple[int | None, IntAr
 def _from(
     info: VideoInfo, wanted: IntArray, *, cut: int | None, threads: int
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
-    done = damaged = 0
+    done, damaged = 0, False
+    clean = frozenset(info.cut_pts.tolist())
     try:
         with open_video(info.uri, stage="decode") as container:
             stream = container.streams[info.stream_index]
@@ -93,14 +95,14 @@ def _from(
                 container.seek(cut, stream=stream)
             for frame in whole_frames(container, stream):
                 pts = shown_pts(frame)
-                damaged += bool(frame.is_corrupt)
+                damaged = bool(frame.is_corrupt) or (damaged and pts not in clean)
                 if pts is None or pts < wanted[done]:
                     continue
                 if pts > wanted[done]:
                     break
                 pixels = frame.to_ndarray(format="rgb24")
-                yield pts, np.rot90(pixels, info.rotation // 90), damaged
-                done, damaged = done + 1, 0
+                yield pts, np.rot90(pixels, info.rotation // 90), int(damaged)
+                done += 1
                 if done == len(wanted):
                     return
         reason = "the decoder gave no frame for this time"

@@ -26,7 +26,7 @@ class Heard:
     """What has been said so far.
 
     `messages` counts those of any level: FFmpeg reports dozens of details when it opens a file, so 0 after that
-    means that nothing can be heard. `complaint`: the first error, as far as its text is fixed; "" if there was none.
+    means that nothing can be heard. `complaint`: the first error, as FFmpeg's source has it, without its values; "" if there was none.
     """
 
     messages: int = 0
@@ -44,8 +44,7 @@ def _on_log(_source: int | None, level: int, text: int) -> None:
         return
     said = ctypes.string_at(text)
     if severity <= _ERROR or said.startswith(_PATCHED):
-        fixed = said.split(b"%")[0].decode(errors="replace")
-        _current.complaint = " ".join(fixed.split()).rstrip(" :(") or "an error without a text"
+        _current.complaint = said.decode(errors="replace").strip() or "an error without a text"
 
 
 # The fourth argument, the values of the text, is not declared, since it is never read. Made once and kept for good:

@@ -28,7 +28,7 @@ class MediaError(EchoPruneError):
 
     `stage` is where it happened: "probe", "decode" or "encode". `kind` is a word to group by (the column
     `class` of the failures table), such as "missing", "empty", "unreadable", "not_a_video",
-    "no_video_stream", "no_frames", "decode_failed", "decode_hang", "decoder_died".
+    "no_video_stream", "no_frames", "decode_failed", "damaged", "decode_hang", "decoder_died".
     """
 
     def __init__(self, message: str, *, stage: str, kind: str) -> None:

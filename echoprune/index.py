@@ -189,7 +189,7 @@ def _damage(segments: Sequence[tuple[int, int, int]], grid: TimeGrid) -> MediaEr
     begin_s = float(grid.cell_times_s[damaged[0][0]])
     end_s = float(grid.cell_times_s[stop]) if stop < grid.cells else grid.end_s
     message = (
-        f"{sum(frames for _, _, frames in damaged)} frames were patched by the decoder at about {begin_s:.1f} to "
+        f"frames patched by the decoder: {sum(frames for _, _, frames in damaged)}, at about {begin_s:.1f} to "
         f"{end_s:.1f} s; pictures there may be smeared, copy or convert the file again"
     )
     return MediaError(message, stage="decode", kind="damaged")

@@ -220,7 +220,7 @@ class DecodePool:
             parts = 1 if alone else -(-grid.segments // self._lookahead)
             video.spans = deque(
                 _Span(video, first, stop, grid.segment_cells)
-                for first, stop in spans(video.opened.info, grid, parts=parts)
+                for first, stop in spans(video.opened.info, grid, parts=parts, decoder=video.decoder)
             )
         return True
 

@@ -6,11 +6,12 @@ of a killed driver (measured, Ray 2.60).
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 import ray
@@ -58,9 +59,21 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
                 f"no Ray cluster answers at {address!r} ({first}); check --address or RAY_ADDRESS"
             ) from error
     try:
-        yield
+        # Ray prints the death of each worker to standard output, whatever `log_to_driver` says.
+        with redirect_stdout(_LogLines()):
+            yield
     finally:
         ray.shutdown()
+
+
+class _LogLines(io.TextIOBase):
+    """A text stream whose lines become log records."""
+
+    def write(self, text: str) -> int:
+        """Logs each line of `text`; returns its length."""
+        for line in filter(None, map(str.strip, text.splitlines())):
+            log.info("%s", line)
+        return len(text)
 
 
 def _require_listener(address: str) -> None:

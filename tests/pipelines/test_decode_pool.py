@@ -1,0 +1,204 @@
+"""The decode pool on real Ray and real files: order, bounded work ahead, deaths, hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from echoprune.errors import MediaError
+from echoprune.models import frame_layout
+from echoprune.sample import Sampling
+from pipelines.decode_actor import DecodeActor, VideoOpener
+from pipelines.decode_pool import DecodePool
+from pipelines.ray_session import session
+from tests.clips import Clip, even, write
+
+
+class Decoder(DecodeActor):
+    """A decode actor that also tells its process id, so that a test can stop or kill it."""
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with session(None, object_store_bytes=200 << 20):
+        yield
+
+
+@pytest.fixture(scope="module")
+def opener(tiny: Path) -> VideoOpener:
+    return VideoOpener(frame_layout(str(tiny), max_pixels=20_000), Sampling(fps=Fraction(4)), segment_cells=2)
+
+
+@pytest.fixture(scope="module")
+def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("clips")
+    clips = [Clip(f"{frames}.mp4", even(frames)) for frames in (300, 100, 25)]
+    missing = folder / "missing.mp4"
+    first, *others = [str(write(clip, folder)) for clip in clips]
+    return [first, str(missing), *others]
+
+
+class Pool:
+    """A pool whose actors a test can reach."""
+
+    def __init__(
+        self, opener: VideoOpener, *, count: int, lookahead: int = 2, timeout_s: float = 60.0
+    ) -> None:
+        self.handles: list[object] = []
+
+        def make() -> object:
+            self.handles.append(ray.remote(Decoder).options(num_cpus=0.1, max_restarts=0).remote(opener))
+            return self.handles[-1]
+
+        self.pool = DecodePool(make, count=count, lookahead=lookahead, timeout_s=timeout_s)
+
+    def process(self, index: int) -> int:
+        return ray.get(self.handles[index].process.remote())
+
+
+def read(pool: DecodePool, uris: list[str], *, decoder: str = "auto") -> list[object]:
+    """Per video its stacked frames, or the kind of its error."""
+    found: list[object] = []
+    for video in pool.videos(uris, decoder=decoder):
+        try:
+            video.open()
+            segments = list(video.segments())
+        except MediaError as error:
+            found.append(error.kind)
+            continue
+        assert [s.first_cell for s in segments] == [2 * i for i in range(len(segments))]
+        found.append(np.concatenate([segment.pixels for segment in segments]))
+    return found
+
+
+def same(one: list[object], other: list[object]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(opener: VideoOpener, uris: list[str]) -> list[object]:
+    pool = Pool(opener, count=1).pool
+    found = read(pool, uris)
+    pool.close()
+    assert [each if isinstance(each, str) else len(each) for each in found] == [48, "missing", 16, 4]
+    return found
+
+
+@pytest.mark.parametrize(("count", "lookahead"), [(1, 5), (2, 2), (3, 1)])
+def test_actors_and_lookahead_change_nothing(
+    opener: VideoOpener, uris: list[str], expected: list[object], count: int, lookahead: int
+) -> None:
+    pool = Pool(opener, count=count, lookahead=lookahead).pool
+    assert same(read(pool, uris), expected)
+    pool.close()
+
+
+def test_work_ahead_is_bounded(opener: VideoOpener, uris: list[str]) -> None:
+    pool = Pool(opener, count=2, lookahead=2)
+    for video in pool.pool.videos([uris[0]], decoder="auto"):
+        video.open()
+        for index, _ in enumerate(video.segments()):
+            asked = [decoder.load for decoder in pool.pool._decoders]
+            assert max(asked) <= 2, (index, asked)
+    pool.pool.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_killed_actor_is_replaced_and_nothing_changes(
+    opener: VideoOpener, uris: list[str], expected: list[object], count: int
+) -> None:
+    pool = Pool(opener, count=count)
+    found: list[object] = []
+    for number, video in enumerate(pool.pool.videos(uris, decoder="auto")):
+        try:
+            video.open()
+            parts = []
+            for index, segment in enumerate(video.segments()):
+                parts.append(segment.pixels.copy())
+                if number == 0 and index == 1:
+                    os.kill(pool.process(-1), signal.SIGKILL)
+            found.append(np.concatenate(parts))
+        except MediaError as error:
+            found.append(error.kind)
+    assert same(found, expected)
+    assert len(pool.handles) == count + 1
+    pool.pool.close()
+
+
+def test_a_video_that_kills_its_decoder_twice_fails_alone(
+    opener: VideoOpener, uris: list[str], expected: list[object]
+) -> None:
+    pool = Pool(opener, count=1, lookahead=1)
+    found: list[object] = []
+    for number, video in enumerate(pool.pool.videos(uris, decoder="auto")):
+        try:
+            video.open()
+            parts = []
+            for segment in video.segments():
+                parts.append(segment.pixels.copy())
+                if number == 0:
+                    os.kill(pool.process(-1), signal.SIGKILL)
+            found.append(np.concatenate(parts))
+        except MediaError as error:
+            found.append(error.kind)
+    assert found[0] == "decoder_died"
+    assert same(found[1:], expected[1:])
+    pool.pool.close()
+
+
+def test_a_hanging_decoder_is_killed_and_pyav_tried(
+    opener: VideoOpener, uris: list[str], expected: list[object]
+) -> None:
+    pool = Pool(opener, count=1, timeout_s=8.0)
+    process = pool.process(0)
+    decoders: set[str] = set()
+    found: list[object] = []
+    started = time.monotonic()
+    for number, video in enumerate(pool.pool.videos(uris, decoder="auto")):
+        try:
+            video.open()
+            parts = []
+            for index, segment in enumerate(video.segments()):
+                if number == 0:
+                    decoders.add(segment.decoder)
+                    if index == 0:
+                        os.kill(process, signal.SIGSTOP)  # as an endless loop in the decoder would look
+                parts.append(segment.pixels.copy())
+            found.append(np.concatenate(parts))
+        except MediaError as error:
+            found.append(error.kind)
+    assert decoders == {"decord", "pyav"}
+    assert same(found, expected)
+    assert time.monotonic() - started < 60
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    pool.pool.close()
+
+
+def test_a_video_left_unread_does_not_hold_up_the_next(
+    opener: VideoOpener, uris: list[str], expected: list[object]
+) -> None:
+    pool = Pool(opener, count=2, lookahead=1).pool
+    found = []
+    for number, video in enumerate(pool.videos([uris[0], uris[2]], decoder="auto")):
+        video.open()
+        segments = video.segments()
+        if number == 0:
+            next(segments)
+            continue
+        found.append(np.concatenate([segment.pixels for segment in segments]))
+    assert same(found, [expected[2]])
+    pool.close()
