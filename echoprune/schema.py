@@ -49,8 +49,6 @@ class StoreSettings:
     anchor_every_s: float
     temperature: float
     window: int | None
-    correspondence_weight: float = 1.0
-    echo_weight: float = 1.0
     dtype: str
 
     def __post_init__(self) -> None:

@@ -23,8 +23,11 @@ from echoprune.storage import Storage, store_errors
 
 TokenChunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]
 
-# Cells made into a table at a time: 7 MB of pooled vectors of 3,584-wide tokens.
-_CELL_CHUNK = 1024
+# Cells made into a table at a time: 4 MB of pooled vectors of 3,584-wide tokens.
+_CELL_CHUNK = 512
+# Row groups of cells are so much smaller than those of tokens. While one is written it is in memory twice: at the full
+# size three hours of video, which fill it, took 60 MB more than ten minutes, which do not.
+_CELL_GROUPS = 4
 
 # The videos row's columns that the writer fills from the tokens and cells themselves.
 _COUNTED = ("tokens", "kept", "anchors", "token_row")
@@ -78,7 +81,7 @@ class ShardWriter:
             folder,
             iter([f"cells/{stem}.parquet"]),
             table_schema("cells", settings),
-            group_rows=max(1, row_group_bytes // (2 * settings.dim + 40)),
+            group_rows=max(1, row_group_bytes // _CELL_GROUPS // (2 * settings.dim + 40)),
             file_bytes=None,
         )
         self._videos: list[dict[str, Any]] = []
