@@ -28,6 +28,7 @@ class VideoDone:
     video_id: str
     uri: str
     status: str
+    source_bytes: int
     video_s: float
     cells: int
     tokens: int

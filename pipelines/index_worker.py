@@ -277,6 +277,7 @@ class IndexWorker:
             video_id(source.uri),
             source.uri,
             status,
+            source_bytes=source.size_bytes or 0,
             video_s=indexed.covered_s,
             cells=indexed.cells,
             tokens=indexed.seen,
@@ -289,7 +290,18 @@ class IndexWorker:
         """Adds a failed video to the shard's files: its row says why, and the failures table too."""
         writer.add_video(failed_row(source, error))
         writer.add_failure(failure_row(source, error, decoder=None))
-        return VideoDone(video_id(source.uri), source.uri, "failed", 0.0, 0, 0, 0, error.kind, str(error))
+        return VideoDone(
+            video_id(source.uri),
+            source.uri,
+            "failed",
+            source_bytes=source.size_bytes or 0,
+            video_s=0.0,
+            cells=0,
+            tokens=0,
+            kept=0,
+            error_class=error.kind,
+            error=str(error),
+        )
 
 
 def _incomplete(source: Source, opened: Opened) -> MediaError | None:

@@ -19,6 +19,7 @@ class Tally:
     done_before: int = 0
     started_s: float = field(default_factory=time.monotonic)
     done: int = 0
+    done_bytes: int = 0
     status: Counter[str] = field(default_factory=Counter)
     error_classes: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Tally:
 
     def _count(self, video: VideoDone) -> None:
         self.done += 1
+        self.done_bytes += video.source_bytes
         self.status[video.status] += 1
         self.video_s += video.video_s
         self.tokens += video.tokens
@@ -72,6 +74,10 @@ class Tally:
         tokens = self.tokens + sum(v.tokens for v in pending) + sum(n for n, _ in self._running.values())
         done = self.done + len(pending)
         elapsed = self.elapsed_s
+        # By bytes, since long videos come first; by number where sizes are not known.
+        share = (self.done_bytes + sum(v.source_bytes for v in pending)) / (self.source_bytes or 1)
+        if not self.source_bytes:
+            share = done / (self.videos or 1)
         return {
             "videos_done": done + self.done_before,
             "videos": self.videos + self.done_before,
@@ -82,7 +88,7 @@ class Tally:
             "tokens_seen": tokens,
             "tokens_kept": self.kept + sum(v.kept for v in pending),
             "elapsed_s": elapsed,
-            "eta_s": elapsed / done * (self.videos - done) if done else None,
+            "eta_s": elapsed / share * (1 - share) if share else None,
         }
 
     def report(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipelines.events import CellsDone, ShardCommitted, VideoDone, VideoStarted
 from pipelines.tally import Tally
 
@@ -9,7 +11,7 @@ from pipelines.tally import Tally
 def done(video: str, *, status: str = "ok", tokens: int = 100) -> VideoDone:
     failed = status == "failed"
     return VideoDone(
-        video, f"/{video}.mp4", status, 0.0 if failed else 10.0, 0 if failed else 10, 0 if failed else tokens,
+        video, f"/{video}.mp4", status, 1000, 0.0 if failed else 10.0, 0 if failed else 10, 0 if failed else tokens,
         0 if failed else 25, "empty" if failed else "", "0 bytes" if failed else "",
     )  # fmt: skip
 
@@ -55,9 +57,10 @@ def test_a_shard_that_is_run_again_counts_once() -> None:
     assert tally.snapshot()["failed"] == 1
 
 
-def test_time_left_follows_the_videos_done() -> None:
-    tally = Tally(videos=4, source_bytes=1)
-    assert tally.snapshot()["eta_s"] is None
-    tally.add("s", done("a"))
-    found = tally.snapshot()
-    assert found["eta_s"] == found["elapsed_s"] / 1 * 3
+def test_time_left_follows_the_bytes_done_or_the_videos_where_sizes_are_unknown() -> None:
+    for source_bytes, videos in ((4000, 9), (0, 4)):
+        tally = Tally(videos=videos, source_bytes=source_bytes)
+        assert tally.snapshot()["eta_s"] is None
+        tally.add("s", done("a"))
+        found = tally.snapshot()
+        assert found["eta_s"] == pytest.approx(3 * found["elapsed_s"])
