@@ -66,7 +66,7 @@ def progress_on_stderr() -> Iterator[Progress]:
         console=Console(stderr=True),
         transient=True,
     )
-    task = bar.add_task("", total=1, rates="starting")
+    task = bar.add_task("", total=1, rates="reading the archive and the model")
     with bar:
 
         def show(snapshot: dict[str, Any]) -> None:
@@ -82,6 +82,8 @@ def progress_on_stderr() -> Iterator[Progress]:
 
 def rates(snapshot: dict[str, Any]) -> str:
     """The words beside the bar: speed, tokens, failures, time left."""
+    if not snapshot["tokens_seen"] and not snapshot["failed"]:
+        return "starting Ray and loading the model"
     parts = [f"{snapshot['video_hours_per_hour']:.1f} h of video/h"]
     parts.append(f"{short(snapshot['tokens_seen'])} tokens -> {short(snapshot['tokens_kept'])} kept")
     if snapshot["failed"]:

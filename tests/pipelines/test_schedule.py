@@ -40,7 +40,7 @@ class Worker:
         for video in shard.videos:
             if video in quarantined:
                 yield VideoDone(
-                    video, video, "failed", 0.0, 0, 0, 0, "worker_died", "killed the worker twice"
+                    video, video, "failed", 1, 0.0, 0, 0, 0, "worker_died", "killed the worker twice"
                 )
                 continue
             what = video.split(":")[1]
@@ -53,7 +53,7 @@ class Worker:
                 raise StoreError("disk full")
             if what == "raise":
                 raise MemoryError("too large")
-            yield VideoDone(video, video, "ok", 1.0, 1, 1, 1, "", "")
+            yield VideoDone(video, video, "ok", 1, 1.0, 1, 1, 1, "", "")
         yield ShardCommitted(shard.shard_id, 1, 0.0, 0.0, 0.0)
 
     def _note(self, name: str) -> int:
