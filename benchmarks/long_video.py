@@ -31,6 +31,8 @@ REPOSITORY = Path(__file__).parents[1]
 DIM = 3584
 MEMORY_LIMIT = 1.10
 TIME_TOLERANCE = 0.15
+# On 2 cores shared with test runs the same three hours took 183 to 486 s: times then say nothing of the length.
+OTHERS_CORES = 0.2
 # What works on the video. Ray's own processes hold no video, and how many idle workers it starts varies.
 WORKING = ("driver", "encoder", "decoder")
 
@@ -69,6 +71,7 @@ class Start:
 
     wall_s: float
     cpu_s: float
+    others_cores: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = write_tiny_checkpoint("qwen2_5_vl", work / "model", dim=DIM)
         # The first run reads libraries from disk; start-up is the lower of two.
         starts = [_measure(work, model, 1 / 60, options) for _ in range(2)]
-        start = Start(min(run.usage.wall_s for run in starts), min(run.cpu_s for run in starts))
+        start = Start(
+            wall_s=min(run.usage.wall_s for run in starts),
+            cpu_s=min(run.cpu_s for run in starts),
+            others_cores=min(run.usage.others_cores for run in starts),
+        )
         runs = []
         for minutes in sorted(options.minutes):
             runs.append(_measure(work, model, minutes, options))
@@ -166,38 +173,38 @@ def _remove(video: Path, store: Path) -> None:
 def _verdicts(base: Run, run: Run, start: Start) -> list[tuple[bool, str]]:
     """Whether `run` took the memory of `base`, and time in proportion to its length."""
     about = f"{run.minutes:g} against {base.minutes:g} minutes"
-    longer = run.minutes / base.minutes
     verdicts = []
     for name, ratio in (
         ("resident size", run.peak_mib / base.peak_mib),
         ("own memory", run.own_mib / base.own_mib),
     ):
         passed = ratio <= MEMORY_LIMIT
-        verdicts.append((passed, f"{_word(passed)}  {about}: {name} x{ratio:.2f}, limit x{MEMORY_LIMIT:.2f}"))
-    for name, ratio in (
-        ("time", (run.usage.wall_s - start.wall_s) / (base.usage.wall_s - start.wall_s)),
-        ("CPU time", (run.cpu_s - start.cpu_s) / (base.cpu_s - start.cpu_s)),
+        word = "pass" if passed else "FAIL"
+        verdicts.append((passed, f"{word}  {about}: {name} x{ratio:.2f}, limit x{MEMORY_LIMIT:.2f}"))
+    longer = run.minutes / base.minutes
+    others = max(start.others_cores, base.usage.others_cores, run.usage.others_cores)
+    for name, more, less in (
+        ("time", run.usage.wall_s - start.wall_s, base.usage.wall_s - start.wall_s),
+        ("CPU time", run.cpu_s - start.cpu_s, base.cpu_s - start.cpu_s),
     ):
-        passed = abs(ratio / longer - 1) <= TIME_TOLERANCE
+        passed = less > 0 and abs(more / less / longer - 1) <= TIME_TOLERANCE and others <= OTHERS_CORES
+        word = "pass" if passed else "FAIL"
+        if others > OTHERS_CORES:
+            word = f"not judged, others took {others:.1f} cores;"
+        ratio_text = f"x{more / less:.2f}" if less > 0 else "without a ratio"
         verdicts.append(
-            (
-                passed,
-                f"{_word(passed)}  {about}: {name} x{ratio:.2f}, x{longer:.2f} within {TIME_TOLERANCE:.0%}",
-            )
+            (passed, f"{word}  {about}: {name} {ratio_text}, x{longer:.2f} within {TIME_TOLERANCE:.0%}")
         )
     return verdicts
-
-
-def _word(passed: bool) -> str:
-    return "pass" if passed else "FAIL"
 
 
 def _table(runs: Sequence[Run], start: Start) -> list[str]:
     """Sizes in MiB: highest resident size of each part, and in brackets its own (anonymous) memory."""
     lines = [
         f"start-up {start.wall_s:.1f} s, CPU {start.cpu_s:.1f} s, taken off the times per hour of video; highest "
-        "resident size in MiB, in brackets that of memory of its own; pages: of the object store, in one process",
-        f"{'minutes':>7} {'cells':>6} {'tokens':>7} {'kept':>7} {'wall s':>7} {'s/h':>6} {'CPU s/h':>7} "
+        "resident size in MiB, in brackets that of memory of its own; others: cores that other work took; pages: of the "
+        "object store, in one process",
+        f"{'minutes':>7} {'cells':>6} {'tokens':>7} {'kept':>7} {'wall s':>7} {'s/h':>6} {'CPU s/h':>7} {'others':>6} "
         f"{'driver':>10} {'encoder':>10} {'decoder':>10} {'ratio':>11} {'pages':>5} {'spill':>6} {'store':>6}",
     ]
     for run in runs:
@@ -206,7 +213,7 @@ def _table(runs: Sequence[Run], start: Start) -> list[str]:
         ratios = f"{run.peak_mib / runs[0].peak_mib:.2f} ({run.own_mib / runs[0].own_mib:.2f})"
         lines.append(
             f"{run.minutes:>7g} {run.cells:>6} {run.tokens:>7} {run.kept:>7} {usage.wall_s:>7.1f} "
-            f"{(usage.wall_s - start.wall_s) / hours:>6.1f} {(run.cpu_s - start.cpu_s) / hours:>7.1f} "
+            f"{(usage.wall_s - start.wall_s) / hours:>6.1f} {(run.cpu_s - start.cpu_s) / hours:>7.1f} {usage.others_cores:>6.1f} "
             f"{sizes} {ratios:>11} {usage.shared_peak:>5.0f} {usage.spill_peak_mib:>6.0f} {run.store_mib:>6.0f}"
         )
     return lines

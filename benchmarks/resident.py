@@ -28,7 +28,8 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 class Usage:
     """What one command took. Sizes in MiB, one number per part of `PARTS`; a part with several processes: the sum.
 
-    `cpu_s`: seconds of CPU, which other work on the machine changes little. `peak`: highest resident size, pages of libraries and of Ray's object store included, as the kernel keeps it.
+    `cpu_s`: seconds of CPU. `others_cores`: CPU cores that all other work on the machine took meanwhile, on average;
+    much of it makes the times worthless. `peak`: highest resident size, pages of libraries and of Ray's object store included, as the kernel keeps it.
     `own_peak`: highest anonymous memory (RssAnon), which no other process shares. `shared_peak`: most pages of
     shared memory (the object store) that one process had touched. `spill_peak_mib`: largest sum of unnamed files.
     `timeline`: (seconds since start, own MiB of the encoder, of the decoder, spill MiB), one per second.
@@ -37,6 +38,7 @@ class Usage:
     wall_s: float
     returncode: int
     cpu_s: Mapping[str, float]
+    others_cores: float
     peak: Mapping[str, float]
     own_peak: Mapping[str, float]
     shared_peak: float
@@ -53,6 +55,7 @@ def watch(command: Sequence[str], *, cwd: Path, log: IO[str], env: Mapping[str, 
         command, cwd=cwd, env={**env, name: value}, stdout=log, stderr=subprocess.STDOUT, text=True
     )
     sampler = _Sampler(mark, driver=process.pid)
+    busy_s = _busy_s()
     try:
         while process.poll() is None:
             sampler.sample(time.perf_counter() - started)
@@ -61,7 +64,8 @@ def watch(command: Sequence[str], *, cwd: Path, log: IO[str], env: Mapping[str, 
         if process.poll() is None:
             process.terminate()
             process.wait()
-    return sampler.usage(wall_s=time.perf_counter() - started, returncode=process.returncode)
+    wall_s = time.perf_counter() - started
+    return sampler.usage(wall_s=wall_s, busy_s=_busy_s() - busy_s, returncode=process.returncode)
 
 
 class _Sampler:
@@ -76,6 +80,7 @@ class _Sampler:
         self._cpu: dict[tuple[str, int], float] = {}
         self._own = dict.fromkeys(PARTS, 0)
         self._shared = self._spill = 0
+        self._own_s = _own_s()
         self._timeline: list[tuple[float, float, float, float]] = []
 
     def sample(self, at_s: float) -> None:
@@ -102,7 +107,7 @@ class _Sampler:
             sizes = (own["encoder"], own["decoder"], spill)
             self._timeline.append((round(at_s, 1), *(round(size / _MIB, 1) for size in sizes)))  # type: ignore[arg-type]
 
-    def usage(self, *, wall_s: float, returncode: int) -> Usage:
+    def usage(self, *, wall_s: float, busy_s: float, returncode: int) -> Usage:
         peak = {part: sum(size for (each, _), size in self._high.items() if each == part) for part in PARTS}
         cpu_s = {
             part: sum(time_s for (each, _), time_s in self._cpu.items() if each == part) for part in PARTS
@@ -111,6 +116,7 @@ class _Sampler:
             wall_s=wall_s,
             returncode=returncode,
             cpu_s=cpu_s,
+            others_cores=max(0.0, busy_s - sum(cpu_s.values()) - _own_s() + self._own_s) / wall_s,
             peak={part: size / _MIB for part, size in peak.items()},
             own_peak={part: size / _MIB for part, size in self._own.items()},
             shared_peak=self._shared / _MIB,
@@ -146,6 +152,17 @@ def _cpu_s(pid: int) -> float:
     """User and system time so far; the title, which comes before them, may hold blanks and brackets."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def _busy_s() -> float:
+    """CPU seconds of all processes since the machine started, those that a host took away included."""
+    user, nice, system, _, _, irq, softirq, steal = Path("/proc/stat").read_text().split()[1:9]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) * _TICK_S
+
+
+def _own_s() -> float:
+    """CPU seconds of this process: watching costs some too."""
+    return time.process_time()
 
 
 def _unnamed_bytes(pid: int) -> int:

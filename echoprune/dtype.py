@@ -144,6 +144,12 @@ def encode_rows(
     return rows
 
 
+def read_back(tokens: torch.Tensor, encoding: Codec) -> torch.Tensor:
+    """(..., D) tokens as a reader of the store will see them; for int8 float32, value x scale."""
+    rows, scale = encoding.encode(tokens.flatten(0, -2))
+    return encoding.decode(rows, scale).view(tokens.shape)
+
+
 def _as_bytes(values: torch.Tensor) -> Bytes:
     row_bytes = values.shape[1] * values.element_size()
     return values.view(torch.uint8).numpy().reshape(values.shape[0], row_bytes)

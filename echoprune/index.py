@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from echoprune.data import EchoScores, Frames, TimeGrid, TokenGrid
 from echoprune.decode import decode
-from echoprune.dtype import Codec, codec, encode_rows
+from echoprune.dtype import Codec, codec, encode_rows, read_back
 from echoprune.echo import EchoScorer
 from echoprune.errors import MediaError, ModelError
 from echoprune.models.encoder import Encoder
@@ -152,7 +152,8 @@ def index_segments(
             pinned = np.repeat(anchor[done : done + frames.cells], grid.tokens_per_cell)
             topk.push(novelty.reshape(-1), rows, pinned)
             novelties.append(novelty.mean(axis=1))
-            vectors, radius = pool_cells(flat)
+            # The radius bounds the tokens as they are read back; int8 is quantised after scoring.
+            vectors, radius = pool_cells(flat if not encoding.scaled else read_back(flat, encoding))
             pooled.append(vectors)
             radii.append(radius)
             decoders.add(frames.decoder)
@@ -249,7 +250,7 @@ def index_video(
     )
     return drain(
         index_segments(
-            decode(info, grid, decoder=decoder),
+            decode(info, grid, decoder=decoder, resample=encoder.layout.resample),
             grid=grid,
             time_base_s=float(info.time_base),
             encoder=encoder,

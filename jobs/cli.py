@@ -22,14 +22,14 @@ from jobs.status import status
 @click.version_option(echoprune.__version__, prog_name="echoprune")
 @click.option("--verbose", "-v", is_flag=True, help="Log what happens, to standard error.")
 def main(verbose: bool) -> None:
-    r"""Index large video archives into stores of pruned visual tokens.
+    """Index large video archives into stores of pruned visual tokens.
 
     \b
     echoprune models tiny --family qwen2_5_vl --out tiny     a small random model to try with
     echoprune index VIDEOS --store STORE --model tiny        videos -> store
     echoprune status STORE                                   what is in it
     echoprune inspect STORE VIDEO --png kept.png             what was kept of one video
-    """
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )

@@ -28,9 +28,7 @@ from echoprune.errors import (
 
 OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
-
-class Terminated(BaseException):
-    """SIGTERM arrived; unwinds like Ctrl-C does, so that actors and the lease are let go."""
+_terminated: list[int] = []
 
 
 class OneLineErrors(click.Group):
@@ -58,16 +56,17 @@ def one_line(run: Callable[[], object]) -> NoReturn:
     except EchoPruneError as error:
         _fail(str(error), BROKE)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; what was committed stands, the same command goes on from there", INTERRUPTED)
-    except Terminated:
-        _fail("terminated; what was committed stands, the same command goes on from there", TERMINATED)
+        what, code = ("terminated", TERMINATED) if _terminated else ("interrupted", INTERRUPTED)
+        _fail(f"{what}; what was committed stands, the same command goes on from there", code)
     except BrokenPipeError:
         sys.exit(BROKE)
     sys.exit(result if isinstance(result, int) else OK)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+    # Noted, since Ray and click each put an exception of their own in place of the one raised here.
+    _terminated.append(signum)
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from echoprune.errors import ConfigError
+
 
 @click.group()
 def models() -> None:
@@ -25,6 +27,9 @@ def tiny(family: str, out: str, seed: int, dim: int) -> None:
     It answers nothing sensible, but everything runs on it as on a released model.
     """
     from echoprune.models.tiny import write_tiny_checkpoint
+
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise ConfigError(f"--out {out} is not empty: name a new folder")
 
     write_tiny_checkpoint(family, Path(out), seed=seed, dim=dim)
     click.echo(f"{family} checkpoint written to {out}")

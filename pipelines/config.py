@@ -111,8 +111,8 @@ class IndexConfig:
     )
     decoders_per_encoder: int | None = option(
         None,
-        "Decode actors of each encoder; 0 decodes inside the encoder. Default: the CPU cores that are left, "
-        "at most 15 each.",
+        "Decode actors of each encoder; 0 decodes inside the encoder. Default: with GPUs the CPU cores that are left, "
+        "at most 15 each; without, one for every four cores (one on 2 cores, none on 1).",
         group="cluster",
     )
     in_flight_mb: int = option(
@@ -123,7 +123,7 @@ class IndexConfig:
     )
     decode_timeout: float = option(
         120.0,
-        "A decoder that delivers nothing for so long is killed, and the video tried with the other decoder.",
+        "A decoder that delivers nothing for so long is killed, and the video tried again with PyAV.",
         group="cluster",
         metavar="SECONDS",
     )

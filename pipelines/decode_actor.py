@@ -44,7 +44,7 @@ class VideoOpener:
             self.sampling,
             frame_hw=frame_hw,
             grid_hw=self.layout.grid_hw(frame_hw),
-            cell_frames=self.layout.temporal_patch,
+            cell_frames=self.layout.cell_frames,
             segment_cells=self.segment_cells,
         )
         return Opened(info, grid, content_id(uri))
@@ -60,6 +60,9 @@ class DecodeActor:
     def __post_init__(self) -> None:
         torch.set_num_threads(1)  # Ray counts one core for this process
 
+    def ready(self) -> None:
+        """Answers when the process has started."""
+
     def open(self, uri: str) -> Opened:
         """The scanned video; raises MediaError."""
         return self.opener.open(uri)
@@ -67,7 +70,12 @@ class DecodeActor:
     def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
         """Makes `span` ready to deliver the segments of cells [first_cell, stop_cell)."""
         self._spans[span] = decode(
-            opened.info, opened.grid, decoder=decoder, first_cell=first_cell, stop_cell=stop_cell
+            opened.info,
+            opened.grid,
+            decoder=decoder,
+            first_cell=first_cell,
+            stop_cell=stop_cell,
+            resample=self.opener.layout.resample,
         )
 
     def segment(self, span: int) -> Frames:

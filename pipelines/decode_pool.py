@@ -27,6 +27,9 @@ from pipelines.decode_actor import Opened
 
 log = logging.getLogger(__name__)
 
+# Seconds that a decode process may take to start, beside the time it may take to answer.
+START_S = 300.0
+
 _span_ids = itertools.count()
 
 
@@ -66,6 +69,7 @@ class _Decoder:
     """A decode actor and the calls it has not been relieved of, oldest first: (ref, video, span or None)."""
 
     handle: Any
+    ready: Any
     calls: deque[tuple[Any, _Video, _Span | None]] = field(default_factory=deque)
     spans: list[_Span] = field(default_factory=list)
 
@@ -103,8 +107,12 @@ class DecodePool:
         self, make_actor: Callable[[], Any], *, count: int, lookahead: int, timeout_s: float
     ) -> None:
         self._make_actor, self._lookahead, self._timeout_s = make_actor, lookahead, timeout_s
-        self._decoders = [_Decoder(make_actor()) for _ in range(count)]
+        self._decoders = [self._start([]) for _ in range(count)]
         self._queue: list[_Video] = []
+
+    def _start(self, spans: list[_Span]) -> _Decoder:
+        handle = self._make_actor()
+        return _Decoder(handle, handle.ready.remote(), spans=spans)
 
     def videos(self, uris: Sequence[str], *, decoder: str) -> Iterator[PooledVideo]:
         """The videos of `uris` in order. What is left unread of one is dropped when the next is asked for."""
@@ -157,9 +165,12 @@ class DecodePool:
 
     def _wait(self, ref: Any) -> bool:
         """Whether `ref` is answered; if nothing comes in time, its actor is buried as hanging."""
+        owner = self._owner(ref)
+        # Starting a process is not decoding: on a busy machine it alone took more than a short --decode-timeout.
+        ray.wait([owner.ready], timeout=START_S, fetch_local=False)
         ready, _ = ray.wait([ref], timeout=self._timeout_s, fetch_local=False)
         if not ready:
-            self._bury(self._owner(ref), hang=True)
+            self._bury(owner, hang=True)
         return bool(ready)
 
     def _owner(self, ref: Any) -> _Decoder:
@@ -245,7 +256,7 @@ class DecodePool:
         for span in decoder.spans:
             span.calls.clear()
             span.begun = False
-        fresh = _Decoder(self._make_actor(), spans=decoder.spans)
+        fresh = self._start(decoder.spans)
         self._decoders[self._decoders.index(decoder)] = fresh
 
     def _strike(self, video: _Video, *, hang: bool) -> None:
@@ -255,7 +266,7 @@ class DecodePool:
         if video.strikes > 1:
             kind = "decode_hang" if hang else "decoder_died"
             video.error = MediaError(
-                f"{video.uri}: the decode process {what}, twice; the file is left out",
+                f"{video.uri}: the decode process {what}, twice; what was not decoded yet is left out",
                 stage="decode",
                 kind=kind,
             )

@@ -65,7 +65,7 @@ def _assumed(
     count = torch.cuda.device_count() if gpus is None else gpus
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flops = count * GPU_FLOPS if count else max(1, cores - 1) * CORE_FLOPS
-    encode_s = found.tokens.times(model.layout.merge_size**2 * model.patch_flops / flops)
+    encode_s = found.tokens.times(model.token_flops / flops)
     decode_s = found.pixels.times(1 / (CORE_PIXELS_S * (15 * count if count else 1)))
     slower = encode_s if encode_s.middle >= decode_s.middle else decode_s
     what = "encoding" if slower is encode_s else "decoding"

@@ -78,7 +78,8 @@ class InlineVideo:
     def segments(self) -> Iterator[Frames]:
         """The video's segments in time order; raises its MediaError where decoding ends early."""
         assert self._opened is not None
-        return decode(self._opened.info, self._opened.grid, decoder=self._decoder)
+        resample = self._opener.layout.resample
+        return decode(self._opened.info, self._opened.grid, decoder=self._decoder, resample=resample)
 
 
 @dataclass

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "echoprune"}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray 2.60 warns about a default that it will change; both settings mean the same to actors that ask for GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -58,6 +61,9 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
             raise ConfigError(
                 f"no Ray cluster answers at {address!r} ({first}); check --address or RAY_ADDRESS"
             ) from error
+    # Ray puts a handler in its place that prints a stack and exits with 1, or aborts (measured, 2.60).
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         # Ray prints the death of each worker to standard output, whatever `log_to_driver` says.
         with redirect_stdout(_LogLines()):

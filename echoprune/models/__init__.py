@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # model_type in config.json -> the adapter module, whose FAMILY describes it.
-_ADAPTERS = {"qwen2_5_vl": "echoprune.models.qwen2_5_vl"}
+_ADAPTERS = {name: f"echoprune.models.{name}" for name in ("llava_onevision", "qwen2_5_vl", "qwen3_vl")}
 
 
 def families() -> tuple[str, ...]:

@@ -113,19 +113,30 @@ def config_dtype(folder: Path, family: Family) -> str:
     return _DTYPES[name]
 
 
-def mapped_names(names: Iterable[str], family: Family) -> dict[str, str]:
-    """{stored name: name in the vision tower} for those of `names` that are vision weights, whatever the layout."""
-    # Imports torch and takes a second: only those who read weights pay.
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # noqa: PLC0415
+def mapped_names(names: Iterable[str], folder: Path, family: Family) -> dict[str, str]:
+    """{stored name: name in the vision tower} for those of `names` that are vision weights, whatever the layout.
 
-    rules = get_checkpoint_conversion_mapping(family.weights_class) or []
+    The library collects its renamings from a model, which is built without memory for weights; 0.1 s for 7B.
+    """
+    # Imports torch and takes seconds: only those who read weights pay.
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+    from transformers import conversion_mapping, core_model_loading  # noqa: PLC0415
+
+    model_class = getattr(transformers, family.weights_class)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_pretrained(folder))
+    rules = conversion_mapping.get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, core_model_loading.WeightRenaming)]
+    today_names = model.state_dict()
     mapped: dict[str, str] = {}
     for name in names:
-        today = name
-        for rule in rules:
-            today, _ = rule.rename_source_key(today)
-        if today.startswith(family.vision_prefix):
-            mapped[name] = today.removeprefix(family.vision_prefix)
+        today, _ = core_model_loading.rename_source_key(
+            name, renamings, [], model.base_model_prefix, today_names
+        )
+        for prefix, replacement in family.vision_prefixes.items():
+            if today.startswith(prefix):
+                mapped[name] = replacement + today.removeprefix(prefix)
     if len(set(mapped.values())) != len(mapped):
         raise ModelError(
             "two stored weights map to one vision weight; the checkpoint mixes layouts: save it again"
@@ -164,16 +175,17 @@ def vision_files(folder: Path, family: Family) -> dict[str, dict[str, str]]:
     index = read_json(folder / _INDEX).get("weight_map")
     if isinstance(index, dict):
         files: dict[str, dict[str, str]] = {}
-        for stored, name in mapped_names(index, family).items():
+        for stored, name in mapped_names(index, folder, family).items():
             files.setdefault(str(index[stored]), {})[stored] = name
         _fetch(folder, sorted(files))
     else:
         _fetch(folder, [_SINGLE])
         with _open_weights(folder / _SINGLE) as weights:
-            files = {_SINGLE: mapped_names(weights.keys(), family)}
+            files = {_SINGLE: mapped_names(weights.keys(), folder, family)}
     if not any(files.values()):
         raise ModelError(
-            f"{folder} holds no vision weights under {family.vision_prefix}*; download the whole checkpoint again"
+            f"{folder} holds no vision weights under {' or '.join(family.vision_prefixes)}*; "
+            "download the whole checkpoint again"
         )
     return files
 

@@ -18,6 +18,7 @@ from echoprune.index import drain, index_segments, sampling_of
 from echoprune.models import load_encoder
 from echoprune.models.encoder import Encoder
 from echoprune.models.tiny import write_tiny_checkpoint
+from echoprune.pool import unpool
 from echoprune.schema import StoreSettings
 from tests import oracle
 from tests import stores as made_stores
@@ -206,3 +207,17 @@ def test_a_damaged_file_is_never_plainly_ok(encoder: Encoder, tmp_path: Path) ->
 def test_sampling_is_read_back_from_the_settings(encoder: Encoder) -> None:
     assert sampling_of(settings(encoder, fps="30000/1001")).fps.denominator == 1001
     assert sampling_of(settings(encoder, fps=None, frames=8)).frames == 8
+
+
+def test_the_radius_bounds_the_tokens_that_are_read_back(
+    pixels: np.ndarray, encoder: Encoder, tmp_path: Path
+) -> None:
+    made = settings(encoder, keep="all", dtype="int8")
+    with index(segments(pixels), made, encoder, tmp_path) as indexed:
+        rows = rows_of(indexed)
+        stored = np.concatenate([block for block in indexed.columns.pooled.chunks(3)])
+        radius = indexed.columns.radius
+    tokens = codec("int8").decode(rows["emb"].copy().view(np.uint8).reshape(150, -1), rows["scale"].copy())
+    unit = torch.nn.functional.normalize(tokens.double(), dim=1).reshape(10, PLACES, -1)
+    distance = (unit - unpool(stored).double()[:, None]).norm(dim=-1).amax(dim=1).numpy()
+    assert (distance <= radius).all() and (distance > 0.9 * radius).all()

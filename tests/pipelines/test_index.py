@@ -181,7 +181,12 @@ def _kill_first(driver: int, name: str) -> bool:
     return False
 
 
-def test_interrupt_leaves_cleanly(archive: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals_leave_cleanly(
+    archive: Path, tiny: Path, tmp_path: Path, sent: signal.Signals, code: int, word: str
+) -> None:
     store = tmp_path / "store"
     command = ("index", archive, "--store", store, "--model", tiny, *SMALL)
     process = start(*command)
@@ -189,11 +194,11 @@ def test_interrupt_leaves_cleanly(archive: Path, tiny: Path, tmp_path: Path) -> 
     while not list((store / "receipts").glob("*.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    os.kill(process.pid, sent)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code, err
     last = err.strip().splitlines()[-1]
-    assert last.startswith("echoprune: interrupted") and "Traceback" not in err
+    assert last.startswith(f"echoprune: {word}") and "Traceback" not in err
     assert json.loads(next((store / "lease").iterdir()).read_text())["released"] is True
 
 

@@ -24,13 +24,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("tiny") / "model")
 
 
-@pytest.fixture
-def edited(tiny: Path, tmp_path: Path) -> Callable[[Callable[[Weights], Weights]], Path]:
-    """A function that makes a copy of `tiny` with changed weights."""
+@pytest.fixture(scope="session")
+def tiny_of(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a family's name to its tiny fp32 checkpoint; not to be changed."""
+    made = {"qwen2_5_vl": tiny}
 
-    def edit(change: Callable[[Weights], Weights]) -> Path:
+    def find(family: str) -> Path:
+        if family not in made:
+            made[family] = write_tiny_checkpoint(family, tmp_path_factory.mktemp(family) / "model")
+        return made[family]
+
+    return find
+
+
+@pytest.fixture
+def edited(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A function that makes a copy of `tiny`, or of another checkpoint, with changed weights."""
+
+    def edit(change: Callable[[Weights], Weights], source: Path = tiny) -> Path:
         folder = tmp_path / "edited"
-        shutil.copytree(tiny, folder)
+        shutil.copytree(source, folder)
         save_file(
             change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"}
         )
@@ -58,16 +71,22 @@ def sharded(tiny: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def noise_frames(cells: int, height: int, width: int, *, seed: int = 0, first_cell: int = 0) -> Frames:
-    """Uniform noise, two frames a cell, read-only as frames from Ray's object store are."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (2 * cells, height, width, 3), dtype=np.uint8)
+def noise_frames(
+    cells: int, height: int, width: int, *, seed: int = 0, first_cell: int = 0, cell_frames: int = 2
+) -> Frames:
+    """Uniform noise, read-only as frames from Ray's object store are."""
+    shape = (cell_frames * cells, height, width, 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     pixels.setflags(write=False)
-    return Frames(pixels, first_cell=first_cell, cell_frames=2, decoder="pyav")
+    return Frames(pixels, first_cell=first_cell, cell_frames=cell_frames, decoder="pyav")
 
 
 def part_of(frames: Frames, start: int, stop: int) -> Frames:
     """Cells [start, stop) of `frames`."""
-    return Frames(frames.pixels[2 * start : 2 * stop], first_cell=start, cell_frames=2, decoder="pyav")
+    each = frames.cell_frames
+    return Frames(
+        frames.pixels[each * start : each * stop], first_cell=start, cell_frames=each, decoder="pyav"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -211,9 +211,12 @@ def test_preprocessors_that_would_change_the_pixels(
 def test_unknown_family_lists_the_known(tiny: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny, tmp_path / "model")
     rewrite(folder / "config.json", model_type="llama")
-    with pytest.raises(ModelError, match="family 'llama', which has no adapter; supported: qwen2_5_vl"):
+    with pytest.raises(
+        ModelError,
+        match="family 'llama', which has no adapter; supported: llava_onevision, qwen2_5_vl, qwen3_vl",
+    ):
         load_encoder(str(folder), segment_cells=1)
-    assert families() == ("qwen2_5_vl",)
+    assert families() == ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
 
 
 def test_names_that_lead_nowhere(tiny: Path, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echoprune.errors import MediaError
-from echoprune.models.encoder import FrameLayout
+from echoprune.models.encoder import PatchLayout, SquareLayout
+
+HALF = (0.5, 0.5, 0.5)
+SQUARE = SquareLayout("llava_onevision", 384, 14, "bicubic", HALF, HALF)
 
 
-def layout(low: int = 3136, high: int = 200704) -> FrameLayout:
-    return FrameLayout("qwen2_5_vl", 14, 2, 2, low, high, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+def layout(low: int = 3136, high: int = 200704) -> PatchLayout:
+    return PatchLayout("qwen2_5_vl", 14, 2, 2, low, high, "bicubic", HALF, HALF)
 
 
 # (height, width, min, max) -> (H, W), printed by smart_resize of transformers 5.23.
@@ -63,10 +66,11 @@ def test_frame_size_turns_with_the_frame(height: int, width: int) -> None:
     assert layout().frame_hw(width, height) == (columns, rows)
 
 
+@pytest.mark.parametrize("rule", [layout(), SQUARE], ids=["patch", "square"])
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (1, 201), (4020, 20)])
-def test_hopeless_sizes_are_the_videos_fault(size: tuple[int, int]) -> None:
+def test_hopeless_sizes_are_the_videos_fault(rule: PatchLayout | SquareLayout, size: tuple[int, int]) -> None:
     with pytest.raises(MediaError, match="cannot be encoded") as caught:
-        layout().frame_hw(*size)
+        rule.frame_hw(*size)
     assert (caught.value.stage, caught.value.kind) == ("probe", "bad_size")
     assert "\n" not in str(caught.value)
 
@@ -82,6 +86,22 @@ def test_layout_refuses_impossible_bounds() -> None:
         layout(784, 783)
     with pytest.raises(ValueError, match="min_pixels"):
         layout(0, 784)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1080, 1920), (1920, 1080), (384, 384), (240, 17)])
+def test_square_frames_have_one_size(size: tuple[int, int]) -> None:
+    assert SQUARE.frame_hw(*size) == (384, 384)
+    assert SQUARE.grid_hw((384, 384)) == (14, 14)
+    assert (SQUARE.cell_frames, SQUARE.max_pixels) == (1, 147456)
+
+
+def test_square_layout_refuses_what_it_cannot_be() -> None:
+    with pytest.raises(ValueError, match="384x392 pixels are not 384x384"):
+        SQUARE.grid_hw((384, 392))
+    with pytest.raises(ValueError, match="grid_side must be 1 to 384, got 385"):
+        SquareLayout("llava_onevision", 384, 385, "bicubic", HALF, HALF)
+    with pytest.raises(ValueError, match="resample"):
+        SquareLayout("llava_onevision", 384, 14, "nearest", HALF, HALF)  # type: ignore[arg-type]
 
 
 def test_layout_travels_without_torch() -> None:
