@@ -73,11 +73,11 @@ class _Sampler:
 
     def __init__(self, mark: str, *, driver: int) -> None:
         self._mark = mark.encode()
-        self._driver = driver
         self._foreign: set[int] = set()
         self._mine: set[int] = {driver}
-        self._high: dict[tuple[str, int], int] = {}
-        self._cpu: dict[tuple[str, int], float] = {}
+        self._parts: dict[int, str] = {driver: "driver"}
+        self._high: dict[int, int] = {}
+        self._cpu: dict[int, float] = {}
         self._own = dict.fromkeys(PARTS, 0)
         self._shared = self._spill = 0
         self._own_s = _own_s()
@@ -97,8 +97,8 @@ class _Sampler:
                 self._mine.discard(pid)  # it has ended
                 continue
             own[part] += status.get("RssAnon", 0)
-            self._high[part, pid] = max(self._high.get((part, pid), 0), status.get("VmHWM", 0))
-            self._cpu[part, pid] = cpu_s
+            self._high[pid] = max(self._high.get(pid, 0), status.get("VmHWM", 0))
+            self._cpu[pid] = cpu_s
             self._shared = max(self._shared, status.get("RssShmem", 0))
         self._spill = max(self._spill, spill)
         for part in PARTS:
@@ -108,10 +108,10 @@ class _Sampler:
             self._timeline.append((round(at_s, 1), *(round(size / _MIB, 1) for size in sizes)))  # type: ignore[arg-type]
 
     def usage(self, *, wall_s: float, busy_s: float, returncode: int) -> Usage:
-        peak = {part: sum(size for (each, _), size in self._high.items() if each == part) for part in PARTS}
-        cpu_s = {
-            part: sum(time_s for (each, _), time_s in self._cpu.items() if each == part) for part in PARTS
-        }
+        peak, cpu_s = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+        for pid, part in self._parts.items():
+            peak[part] += self._high.get(pid, 0)
+            cpu_s[part] += self._cpu.get(pid, 0.0)
         return Usage(
             wall_s=wall_s,
             returncode=returncode,
@@ -135,10 +135,12 @@ class _Sampler:
             (self._mine if self._mark in inherited else self._foreign).add(pid)
 
     def _part(self, pid: int) -> str:
-        if pid == self._driver:
-            return "driver"
-        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        return next((part for prefix, part in _TITLES.items() if title.startswith(prefix)), "ray")
+        # A worker has no such title yet when it starts, and none any more while it exits: the first one counts.
+        if self._parts.get(pid, "ray") == "ray":
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            named = (part for prefix, part in _TITLES.items() if title.startswith(prefix))
+            self._parts[pid] = next(named, "ray")
+        return self._parts[pid]
 
 
 def _status(pid: int) -> dict[str, int]:

@@ -15,7 +15,9 @@ def models() -> None:
 
 
 @models.command()
-@click.option("--family", default="qwen2_5_vl", show_default=True, help="Model family.")
+@click.option(
+    "--family", default="qwen2_5_vl", show_default=True, help="qwen2_5_vl, qwen3_vl or llava_onevision."
+)
 @click.option("--out", required=True, metavar="DIR", help="Folder to write; must not exist or be empty.")
 @click.option("--seed", default=0, show_default=True, help="Equal seeds give equal weights.")
 @click.option(

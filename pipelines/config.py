@@ -38,7 +38,7 @@ class IndexConfig:
     store: str = option("", "Folder of the store; made if missing.", group="store", metavar="DIR")
     model: str = option(
         "",
-        "Checkpoint: a local directory or a hub id of a supported family (qwen2_5_vl). "
+        "Checkpoint: a local directory or a hub id of a supported family (qwen2_5_vl, qwen3_vl, llava_onevision). "
         "`echoprune models tiny` writes a small random one to try things with.",
         group="model",
     )
@@ -57,8 +57,9 @@ class IndexConfig:
     )
     max_pixels: int = option(
         200_704,
-        "Frame size limit in pixels for the whole archive; the default is 448x448, which a Qwen model turns into "
-        "256 tokens a cell. 0: the checkpoint's own limit.",
+        "Frame size limit in pixels for the whole archive; the default is 448x448, which Qwen2.5-VL turns into 256 "
+        "tokens a cell and Qwen3-VL into 196. 0: the checkpoint's own limit. LLaVA-OneVision's frames are always "
+        "384x384.",
         group="sampling",
     )
     decoder: str = option(

@@ -215,7 +215,7 @@ def test_the_radius_bounds_the_tokens_that_are_read_back(
     made = settings(encoder, keep="all", dtype="int8")
     with index(segments(pixels), made, encoder, tmp_path) as indexed:
         rows = rows_of(indexed)
-        stored = np.concatenate([block for block in indexed.columns.pooled.chunks(3)])
+        stored = indexed.columns.pooled[0:10]
         radius = indexed.columns.radius
     tokens = codec("int8").decode(rows["emb"].copy().view(np.uint8).reshape(150, -1), rows["scale"].copy())
     unit = torch.nn.functional.normalize(tokens.double(), dim=1).reshape(10, PLACES, -1)
