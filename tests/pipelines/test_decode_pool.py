@@ -162,7 +162,8 @@ def test_a_video_that_kills_its_decoder_twice_fails_alone(
 def test_a_hanging_decoder_is_killed_and_pyav_tried(
     opener: VideoOpener, uris: list[str], expected: list[object]
 ) -> None:
-    pool = Pool(opener, count=1, timeout_s=8.0)
+    # Longer than decoding ever takes on a machine with ten times more work than cores, where 8 s were not enough.
+    pool = Pool(opener, count=1, timeout_s=25.0)
     process = pool.process(0)
     decoders: set[str] = set()
     found: list[object] = []
@@ -182,7 +183,7 @@ def test_a_hanging_decoder_is_killed_and_pyav_tried(
             found.append(error.kind)
     assert decoders == {"decord", "pyav"}
     assert same(found, expected)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     pool.pool.close()
