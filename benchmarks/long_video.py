@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).parents[1]
 DIM = 3584
 MEMORY_LIMIT = 1.10
 TIME_TOLERANCE = 0.15
-# On 2 cores shared with test runs the same three hours took 183 to 486 s: times then say nothing of the length.
+# On 2 cores shared with test runs the same three hours took 224 to 486 s: times then say nothing of the length.
 OTHERS_CORES = 0.2
 # What works on the video. Ray's own processes hold no video, and how many idle workers it starts varies.
 WORKING = ("driver", "encoder", "decoder")
