@@ -5,6 +5,7 @@ It lives in a process of its own so that a decoder that hangs, crashes or swells
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -60,8 +61,9 @@ class DecodeActor:
     def __post_init__(self) -> None:
         torch.set_num_threads(1)  # Ray counts one core for this process
 
-    def ready(self) -> None:
-        """Answers when the process has started."""
+    def ready(self) -> int:
+        """The process id; answers when the process has started."""
+        return os.getpid()
 
     def open(self, uri: str) -> Opened:
         """The scanned video; raises MediaError."""

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,6 +241,8 @@ class DecodePool:
     def _bury(self, decoder: _Decoder, *, hang: bool) -> None:
         """Kills and replaces an actor; blames the first call it did not answer; asks again for the others."""
         ray.kill(decoder.handle)
+        if hang:
+            _kill_process(decoder)
         culprit = next((video for ref, video, _ in decoder.calls if hang or _is_lost(ref)), None)
         if hang:
             culprit = next(
@@ -287,6 +292,14 @@ class DecodePool:
         for decoder in self._decoders:
             ray.kill(decoder.handle)
         self._decoders = []
+
+
+def _kill_process(decoder: _Decoder) -> None:
+    """Ends a process that may be too stuck to hear Ray; decode actors live on the node of their encoder."""
+    started, _ = ray.wait([decoder.ready], timeout=0)
+    if started:
+        with suppress(ProcessLookupError, ray.exceptions.RayActorError):
+            os.kill(ray.get(decoder.ready), signal.SIGKILL)
 
 
 def _get(ref: Any) -> Any:

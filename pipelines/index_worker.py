@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 # Seconds between two progress events of one video: a long video is seen to move, and the driver is not flooded.
 EVENT_INTERVAL_S = 0.5
-# Rows read from the spill file at a time: 8,192 of 7 kB are 59 MB, about one row group.
+# Rows read from the spill file at a time at most; the file itself hands out no more than 4 MB.
 CHUNK_ROWS = 8192
 # A shard is never the fault of these: the worker ends, and the shard runs again in a fresh one.
 NOBODYS_FAULT = (StoreError, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
