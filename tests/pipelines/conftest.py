@@ -51,13 +51,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster of its own, with 4 CPUs whatever the machine has, and token authentication on."""
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """Address, and environment for clients, of a Ray cluster of its own, with 4 CPUs whatever the machine has, and token authentication on."""
     folder = tmp_path_factory.mktemp("ray")
     token = folder / "token"
     token.write_text(uuid.uuid4().hex * 2)
-    os.environ |= {
+    environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -73,29 +73,28 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
                 [ray, "start", "--head", *where, *options], stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+                env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while "Ray runtime started" not in (folder / "log").read_text():
             assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.2)
-        yield address
+        yield address, environment
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-        os.environ.pop(name)
 
 
-def start(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """`python -m jobs.cli ARGUMENTS` under way, in its own process group."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", MARK: uuid.uuid4().hex}
+def start(*arguments: str | Path, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`python -m jobs.cli ARGUMENTS` under way, in its own process group; `more`: environment beside this one's."""
+    own = {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", MARK: uuid.uuid4().hex}
+    environment = os.environ | own | (more or {})
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=cwd or REPOSITORY,
+        cwd=REPOSITORY,
         env=environment,
         start_new_session=True,
     )
@@ -117,9 +116,9 @@ def actors(driver: int, name: str) -> list[int]:
     return found
 
 
-def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> str:
+def run(*arguments: str | Path, expect: int = 0, more: dict[str, str] | None = None) -> str:
     """Standard output of a finished command, whose exit code must be `expect`."""
-    process = start(*arguments, cwd=cwd)
+    process = start(*arguments, more=more)
     out, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == expect, f"exit code {process.returncode}\n{out}\n{err}"
     return out
