@@ -224,6 +224,10 @@ class DecodePool:
             video.opened = _get(video.opened_ref)
         except MediaError as error:
             video.error = error
+        except ray.exceptions.RayTaskError as error:
+            # Opening runs ahead: raised here, it would be blamed on the video before.
+            kind = type(error.cause).__name__
+            video.error = MediaError(f"{video.uri}: {kind}: {error.cause}", stage="probe", kind=kind)
         except ray.exceptions.RayActorError:
             self._bury(owner, hang=False)
             return False
