@@ -5,6 +5,8 @@ Both the scan and PyAV decoding go through here, so that they agree on which pac
 
 from __future__ import annotations
 
+import errno
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,9 @@ from echoprune.errors import MediaError
 
 # What FFmpeg opens as well: text (shown as on a terminal), and lists that pull in other files.
 _NO_VIDEO_FORMATS = frozenset({"tty", "concat", "hls", "dash", "imf", "sdp"})
+
+# How sources.py shows bytes of a file name that are not UTF-8.
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
 def open_video(uri: str, *, stage: str = "probe") -> Any:
@@ -35,7 +40,12 @@ def open_video(uri: str, *, stage: str = "probe") -> Any:
         # Names may hold a colon, and playlists may point elsewhere: only this file is opened.
         container = av.open(f"file:{uri}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (FileNotFoundError, NotADirectoryError):
-        raise MediaError(f"{uri}: no such file; check the path", stage=stage, kind="missing") from None
+        cure = (
+            "rename it, the escapes stand for bytes that are not UTF-8"
+            if _ESCAPED.search(uri)
+            else "check the path"
+        )
+        raise MediaError(f"{uri}: no such file; {cure}", stage=stage, kind="missing") from None
     except PermissionError:
         raise MediaError(
             f"{uri}: permission denied; make it readable", stage=stage, kind="unreadable"
@@ -65,9 +75,28 @@ def whole_frames(container: Any, stream: Any) -> Iterator[Any]:
 
     A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
     """
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if not packet.is_corrupt:
             yield from packet.decode()
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of one stream in file order, the empty one that flushes the decoder last.
+
+    Raises FFmpegError where reading stops early.
+    """
+    flushed = False
+    try:
+        for packet in container.demux(stream):
+            flushed = packet.size == 0 and packet.pts is None and packet.dts is None
+            yield packet
+    except IndexError:
+        # A transport stream may add streams half way. PyAV 18 fails on them at the end of the file, while flushing one
+        # stream after another: once ours is flushed, nothing of it is missing.
+        if not flushed:
+            raise av.error.InvalidDataError(
+                errno.EINVAL, "the file adds a stream half way, and PyAV cannot read on"
+            ) from None
 
 
 def reason_of(error: av.error.FFmpegError) -> str:

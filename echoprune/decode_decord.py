@@ -27,6 +27,7 @@ import numpy.typing as npt
 from echoprune.data import IntArray, VideoInfo
 from echoprune.decord_log import listening
 from echoprune.errors import MediaError
+from echoprune.time_jumps import TIME_JUMP
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +160,8 @@ def _unfit(info: VideoInfo) -> str:
         (info.rotation == 0, f"picture turned by {info.rotation} degrees"),
         # Its colours at the border of odd sizes differ from those of PyAV, and so would the store's bytes.
         (info.width % 2 == info.height % 2 == 0, f"odd size {info.width}x{info.height}"),
+        # It ends the process when it opens a file with a jump of years.
+        (not info.incomplete.startswith(TIME_JUMP), "its time stamps jump"),
         (len(info.cut_pts) > 0 and info.cut_pts[0] == info.pts[0], "it does not start with a clean keyframe"),
     )
     return next((reason for good, reason in checks if not good), "")

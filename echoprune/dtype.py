@@ -100,16 +100,6 @@ def codec(name: str) -> Codec:
     return Codec(name)
 
 
-def resolve(name: str, model_dtype: torch.dtype) -> str:
-    """The store dtype that --dtype `name` means: "auto" is the model's own."""
-    if name != "auto":
-        return codec(name).name
-    for known in ("fp32", "bf16", "fp16"):
-        if _TORCH[known] is model_dtype:
-            return known
-    raise ConfigError(f"--dtype auto cannot follow a model of {model_dtype}: use {', '.join(VALUE_BYTES)}")
-
-
 def encode_rows(
     tokens: torch.Tensor,
     settings: StoreSettings,

@@ -11,8 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -25,10 +24,10 @@ from echoprune.dtype import Codec, codec, encode_rows, read_back
 from echoprune.echo import EchoScorer
 from echoprune.errors import MediaError, ModelError
 from echoprune.models.encoder import Encoder
+from echoprune.opening import open_source
 from echoprune.pool import pool_cells
-from echoprune.probe import scan_video
 from echoprune.prune import Keep, anchor_cells
-from echoprune.sample import Sampling, time_grid
+from echoprune.sample import Sampling, parse_fps
 from echoprune.schema import StoreSettings
 from echoprune.spill import SpilledColumn
 from echoprune.topk import Selection, TopK
@@ -213,7 +212,7 @@ def sampling_of(settings: StoreSettings) -> Sampling:
     """The sampling that a store was made with."""
     if settings.frames is not None:
         return Sampling(frames=settings.frames)
-    return Sampling(fps=Fraction(settings.fps or 2), max_frames=settings.max_frames)
+    return Sampling(fps=parse_fps(settings.fps or "2"), max_frames=settings.max_frames)
 
 
 def drain(progress: Generator[int, None, IndexedVideo]) -> IndexedVideo:
@@ -236,25 +235,20 @@ def index_video(
 ) -> IndexedVideo:
     """The kept tokens of one video, decoded in this process; close it (or use `with`) to remove its spill files.
 
-    Raises MediaError when the video cannot be read at all; a video that breaks off has `.error` set.
+    Raises MediaError when the video cannot be read at all; one that breaks off, or is shorter than it claims, has
+    `.error` set.
     """
-    info = scan_video(uri)
-    frame_hw = encoder.layout.frame_hw(info.height, info.width)
-    grid = time_grid(
-        info,
-        sampling_of(settings),
-        frame_hw=frame_hw,
-        grid_hw=encoder.layout.grid_hw(frame_hw),
-        cell_frames=settings.cell_frames,
-        segment_cells=settings.segment_cells,
+    opened = open_source(
+        uri, sampling_of(settings), sizes=encoder.layout, segment_cells=settings.segment_cells
     )
-    return drain(
+    indexed = drain(
         index_segments(
-            decode(info, grid, decoder=decoder, resample=encoder.layout.resample),
-            grid=grid,
-            time_base_s=float(info.time_base),
+            decode(opened.info, opened.grid, decoder=decoder, resample=encoder.layout.resample),
+            grid=opened.grid,
+            time_base_s=float(opened.info.time_base),
             encoder=encoder,
             settings=settings,
             spill_dir=spill_dir or Path(tempfile.gettempdir()),
         )
     )
+    return replace(indexed, error=indexed.error or opened.error)

@@ -15,9 +15,9 @@ from echoprune.data import IntArray
 from echoprune.decode import decode
 from echoprune.errors import StoreError
 from echoprune.index import sampling_of
+from echoprune.opening import open_source
 from echoprune.picture import draw_video
-from echoprune.probe import scan_video
-from echoprune.sample import time_grid
+from echoprune.sources import content_id
 from echoprune.store import TokenStore
 
 
@@ -46,6 +46,21 @@ class VideoView:
         return np.array([0, *best], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _StoredSizes:
+    """The sizes that a video was indexed with, for all frames: no model is at hand."""
+
+    cell_frames: int
+    _frame_hw: tuple[int, int]
+    _grid_hw: tuple[int, int]
+
+    def frame_hw(self, height: int, width: int) -> tuple[int, int]:
+        return self._frame_hw
+
+    def grid_hw(self, frame_hw: tuple[int, int]) -> tuple[int, int]:
+        return self._grid_hw
+
+
 def view_video(store: TokenStore, video: str) -> VideoView:
     """The view of a video named by id, uri or file name. Raises StoreError if it is not there or has failed."""
     tokens = store.tokens(video)
@@ -72,16 +87,21 @@ def draw_view(store: TokenStore, view: VideoView, path: str | os.PathLike[str], 
     The video is opened again for its frames. Raises StoreError when it is not the file that was indexed any more,
     and MediaError when it cannot be read.
     """
-    row, settings = view.row, store.settings
-    info = scan_video(row["uri"])
-    grid = time_grid(
-        info,
-        sampling_of(settings),
-        frame_hw=(row["frame_h"], row["frame_w"]),
-        grid_hw=(row["grid_h"], row["grid_w"]),
-        cell_frames=settings.cell_frames,
-        segment_cells=settings.segment_cells,
+    row = view.row
+    if content_id(row["uri"]) != row["content_id"]:
+        raise StoreError(
+            f"{row['uri']} is not the file that was indexed: its content differs; index it into another store"
+        )
+    sizes = _StoredSizes(
+        store.settings.cell_frames, (row["frame_h"], row["frame_w"]), (row["grid_h"], row["grid_w"])
     )
+    opened = open_source(
+        row["uri"],
+        sampling_of(store.settings),
+        sizes=sizes,
+        segment_cells=store.settings.segment_cells,
+    )
+    info, grid = opened.info, opened.grid
     if grid.cells < row["cells"] or not np.array_equal(grid.cell_times_s[: row["cells"]], view.times_s):
         raise StoreError(
             f"{row['uri']} is not the file that was indexed: its times differ; index it into another store"

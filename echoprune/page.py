@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from echoprune.errors import ConfigError
+
 ANCHOR_COLOUR = "#D55E00"
 NOVELTY_COLOUR = "#0072B2"
 KEPT_COLOUR = "#56B4E9"
@@ -37,9 +39,15 @@ def new_page(height_in: float) -> Figure:
 
 
 def write_png(figure: Figure, path: str | Path) -> None:
-    """Writes the page to `path`; an existing file is replaced."""
-    # Without the library's version in it, the same picture is the same file.
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    """Writes the page to `path`; an existing file is replaced. Raises ConfigError where none can be written."""
+    try:
+        # Without the library's version in it, the same picture is the same file.
+        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"cannot write the picture {path}: {reason}; name a file in a folder that can be written"
+        ) from error
 
 
 def place_axes(figure: Figure, *, left: float, top: float, width: float, height: float) -> Axes:

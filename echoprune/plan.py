@@ -94,16 +94,21 @@ class Plan:
         return np.flatnonzero(np.diff(codes, prepend=-1)).astype(np.int64)
 
 
-def make_shards(sources: Sequence[Source], *, shard_bytes: int, shard_videos: int) -> list[Shard]:
+def make_shards(
+    sources: Sequence[Source], *, shard_bytes: int, shard_videos: int, min_shards: int = 1
+) -> list[Shard]:
     """Shards of about `shard_bytes` and at most `shard_videos` whole videos, longest videos first.
 
     The cost of a video is its size; one of unknown size counts as the median. Sorted by cost, then uri, the
-    list is cut where a shard comes closest to its share, total / ceil(total / shard_bytes). Videos of like
-    length share a shard, so that long ones start first and the last shards are quick. The same sources in any
-    order give the same shards; a video larger than `shard_bytes` has its own.
+    list is cut where a shard comes closest to its share, total / max(min_shards, ceil(total / shard_bytes)). Videos
+    of like length share a shard, so that long ones start first and the last shards are quick. The same sources in
+    any order give the same shards; a video larger than the share has its own. `min_shards`: about how many shards
+    there should be, as far as there are videos: one encoder works on a shard, and four for each even out the end.
     """
-    if shard_bytes < 1 or shard_videos < 1:
-        raise ValueError(f"shard_bytes and shard_videos must be >= 1, got {shard_bytes} and {shard_videos}")
+    if min(shard_bytes, shard_videos, min_shards) < 1:
+        raise ValueError(
+            f"shard_bytes, shard_videos and min_shards must be >= 1, got {shard_bytes}, {shard_videos} and {min_shards}"
+        )
     if not sources:
         return []
     known = np.array(
@@ -115,7 +120,7 @@ def make_shards(sources: Sequence[Source], *, shard_bytes: int, shard_videos: in
     by_uri = sorted(range(len(sources)), key=lambda i: sources[i].uri)
     order = np.array(by_uri)[np.argsort(-costs[by_uri], kind="stable")].tolist()
     total = int(costs.sum())
-    share = total / -(-total // shard_bytes)
+    share = total / max(min_shards, -(-total // shard_bytes))
     shards: list[Shard] = []
     members: list[Source] = []
     filled = 0
@@ -145,11 +150,11 @@ def load_plan(storage: Storage) -> Plan:
 
 
 def extend_plan(
-    storage: Storage, sources: Sequence[Source], *, shard_bytes: int, shard_videos: int
+    storage: Storage, sources: Sequence[Source], *, shard_bytes: int, shard_videos: int, min_shards: int = 1
 ) -> list[Shard]:
     """The shards of those sources that the plan does not hold yet, written as its next part; [] if there are none.
 
-    Parts are never rewritten. A source whose size or etag differs from the plan is not indexed again (its
+    Cut as by `make_shards`. Parts are never rewritten. A source whose size or etag differs from the plan is not indexed again (its
     id is its uri); how many there are is logged. Raises StoreError if another process planned meanwhile.
     """
     planned = load_plan(storage).table
@@ -159,7 +164,9 @@ def extend_plan(
     if changed:
         _LOG.warning("%d files changed since they were planned and are not indexed again", changed)
     fresh = {source.uri: source for source in sources if source.uri not in before}
-    shards = make_shards(list(fresh.values()), shard_bytes=shard_bytes, shard_videos=shard_videos)
+    shards = make_shards(
+        list(fresh.values()), shard_bytes=shard_bytes, shard_videos=shard_videos, min_shards=min_shards
+    )
     if not shards:
         return []
     name = f"{_FOLDER}/part-{len(_parts(storage)):04d}.parquet"

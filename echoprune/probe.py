@@ -8,20 +8,20 @@ tell what is shown: no time stamps (AVI with B-frames), interlaced pictures, cod
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 import numpy as np
-import numpy.typing as npt
 from av.stream import Disposition
 
 from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
-from echoprune.h264 import holds_idr
+from echoprune.packets import Packets, read_packets
+from echoprune.time_jumps import MAX_STILL_S, goes_back, last_stands, stands_still
 
 # One packet is one shown picture. Elsewhere a packet may show nothing (VP8 alternate references, MPEG-4 "not
 # coded" pictures), so that the frames themselves have to be asked.
@@ -48,21 +48,6 @@ class HeaderInfo:
 
 
 @dataclass(frozen=True)
-class _Packets:
-    """Packets of one stream in decode order: (P,) arrays, and what was noticed on the way."""
-
-    pts: IntArray
-    timed: npt.NDArray[np.bool_]
-    fresh: npt.NDArray[np.bool_]
-    shown: npt.NDArray[np.bool_]
-    damaged: npt.NDArray[np.bool_]
-    key: npt.NDArray[np.bool_]
-    duration: IntArray
-    promised: int
-    trouble: str
-
-
-@dataclass(frozen=True)
 class _Shown:
     """Presented times, clean cut points, and how long the last frame stays (0: unknown), in ticks."""
 
@@ -77,11 +62,12 @@ def scan_video(uri: str) -> VideoInfo:
 
     Times are those of frames that are shown: packets cut away by edit lists, damaged packets and whatever
     precedes the first keyframe are left out. Equal time stamps count once. `incomplete` says what is missing
-    from a file that is readable but shorter than it claims. Raises MediaError with `stage` "probe".
+    from a file that is readable but shorter than it claims, or whose time stamps jump (time_jumps.py), which is read
+    up to there. Raises MediaError with `stage` "probe".
     """
     with open_video(uri) as container:
         stream = _video_stream(container, uri)
-        packets = _read_packets(container, stream)
+        packets = read_packets(container, stream)
         header_end_s = _header_end_s(container, stream)
         index = int(stream.index)
         codec = str(stream.codec_context.codec.canonical_name)
@@ -91,14 +77,15 @@ def scan_video(uri: str) -> VideoInfo:
     frame = _first_frame(uri, index)
     by_packets = codec in _ONE_PICTURE_A_PACKET and not frame.interlaced_frame
     if by_packets and bool(packets.timed[packets.shown].all()):
-        shown = _shown_by_packets(packets)
+        shown = _shown_by_packets(packets, time_base)
     else:
-        shown = _shown_by_decoding(uri, index)
+        shown = _shown_by_decoding(uri, index, time_base)
     if len(shown.pts) == 0:
         message = (
             f"{uri}: {len(packets.pts)} video packets, but no frame is shown; record or convert it again"
         )
         raise MediaError(message, stage="probe", kind="no_frames")
+    shown = _before_jump(shown, time_base)
     last_duration = shown.last_duration or _frame_ticks(shown.pts, rate, time_base)
     end_pts = int(shown.pts[-1]) + last_duration
     # Counter-clockwise, as np.rot90 turns; a player would do the same.
@@ -156,48 +143,17 @@ def _video_stream(container: Any, uri: str) -> Any:
     return stream
 
 
-def _read_packets(container: Any, stream: Any) -> _Packets:
-    pts: list[int] = []
-    timed: list[bool] = []
-    shown: list[bool] = []
-    damaged: list[bool] = []
-    key: list[bool] = []
-    fresh: list[bool] = []
-    duration: list[int] = []
-    trouble = ""
-    h264 = stream.codec_context.codec.canonical_name == "h264"
-    extradata = bytes(stream.codec_context.extradata or b"")
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0:  # the flush at the end, and "repeat the last frame" chunks of AVI
-                continue
-            pts.append(0 if packet.pts is None else packet.pts)
-            timed.append(packet.pts is not None)
-            shown.append(not packet.is_discard)
-            damaged.append(bool(packet.is_corrupt))
-            key.append(bool(packet.is_keyframe))
-            fresh.append(key[-1] and (not h264 or holds_idr(bytes(packet), extradata=extradata)))
-            duration.append(packet.duration or 0)
-    except av.error.FFmpegError as error:
-        trouble = f"reading stopped after {len(pts)} packets ({reason_of(error)})"
-    if not trouble and any(damaged):
-        trouble = f"{sum(damaged)} of {len(pts)} packets are damaged"
-    # The index of MP4 and MOV lists every packet, edit lists applied; other containers list keyframes only.
-    promised = len(stream.index_entries) if container.format.name.startswith("mov") else 0
-    return _Packets(
-        pts=np.array(pts, np.int64),
-        timed=np.array(timed, np.bool_),
-        shown=np.array(shown, np.bool_),
-        damaged=np.array(damaged, np.bool_),
-        key=np.array(key, np.bool_),
-        fresh=np.array(fresh, np.bool_),
-        duration=np.array(duration, np.int64),
-        promised=promised,
-        trouble=trouble,
-    )
+def _before_jump(shown: _Shown, time_base: Fraction) -> _Shown:
+    """What is shown before a picture stands for too long."""
+    whole, jump = stands_still(shown.pts, time_base)
+    if not jump:
+        jump = last_stands(shown.last_duration, time_base)
+        return replace(shown, last_duration=0, trouble=jump) if jump else shown
+    pts = shown.pts[:whole]
+    return _Shown(pts, shown.cut_pts[shown.cut_pts <= pts[-1]], 0, jump)
 
 
-def _shown_by_packets(packets: _Packets) -> _Shown:
+def _shown_by_packets(packets: Packets, time_base: Fraction) -> _Shown:
     # Pictures after a damaged packet, up to the next fresh start, are patched from what is not there: measured, 6 of
     # 11 were other moments of the clip, unflagged. The frame before stays on screen instead, and `incomplete` says so.
     order = np.arange(len(packets.pts))
@@ -212,6 +168,12 @@ def _shown_by_packets(packets: _Packets) -> _Shown:
         shown &= pts >= pts[key_at[0]]
     if not shown.any():
         return _Shown(np.empty(0, np.int64), np.empty(0, np.int64), 0, packets.trouble)
+    at = np.flatnonzero(shown)
+    forward, jump = goes_back(pts[at], packets.fresh[at], time_base)
+    if jump:
+        # Only the beginning is a clean cut: seeking may land behind the jump, where times repeat.
+        kept = np.unique(pts[at[:forward]])
+        return _Shown(kept, kept[:1], 0, jump)
     far = np.iinfo(np.int64)
     timed_low = np.where(packets.timed, pts, far.max)
     timed_high = np.where(packets.timed, pts, far.min)
@@ -222,16 +184,22 @@ def _shown_by_packets(packets: _Packets) -> _Shown:
     return _Shown(np.unique(pts[shown]), np.unique(pts[clean]), int(packets.duration[last]), packets.trouble)
 
 
-def _shown_by_decoding(uri: str, index: int) -> _Shown:
+def _shown_by_decoding(uri: str, index: int, time_base: Fraction) -> _Shown:
     pts: list[int] = []
     last_duration = 0
     trouble = ""
     try:
         for frame in _decoded(uri, index):
             now = shown_pts(frame)
-            if now is not None and (not pts or now > pts[-1]):
+            if now is None:
+                continue
+            if not pts or now > pts[-1]:
                 pts.append(now)
                 last_duration = int(frame.duration or 0)
+                continue
+            _, trouble = goes_back(np.array([pts[-1], now]), np.ones(2, np.bool_), time_base)
+            if trouble:
+                break
     except av.error.FFmpegError as error:
         trouble = f"decoding stopped after {len(pts)} frames ({reason_of(error)})"
     # Only the beginning is known to be clean.
@@ -262,7 +230,7 @@ def _first_frame(uri: str, index: int) -> Any:
 def _frame_ticks(pts: IntArray, rate: Fraction | None, time_base: Fraction) -> int:
     if len(pts) > 1:
         return max(1, round(float(np.median(np.diff(pts)))))
-    return max(1, round(1 / (rate * time_base))) if rate else 1
+    return max(1, round(min(1 / rate, Fraction(MAX_STILL_S)) / time_base)) if rate else 1
 
 
 def _header_end_s(container: Any, stream: Any) -> float | None:
@@ -277,7 +245,7 @@ def _header_end_s(container: Any, stream: Any) -> float | None:
     return None
 
 
-def _missing(packets: _Packets, end_s: float, header_end_s: float | None) -> str:
+def _missing(packets: Packets, end_s: float, header_end_s: float | None) -> str:
     if packets.promised > len(packets.pts):
         return f"the index lists {packets.promised} frames, {len(packets.pts)} are in the file"
     if header_end_s is not None and header_end_s - end_s > _MISSING_S:

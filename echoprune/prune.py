@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -86,10 +87,9 @@ def select(
             f"score and has_past must be (n,) and bool (n,), got {tuple(score.shape)} and "
             f"{has_past.dtype} {tuple(has_past.shape)}"
         )
-    if budget < 0 or cells < 1 or not 0 <= first_cells <= cells:
-        raise ValueError(
-            f"budget {budget}, cells {cells} and first_cells {first_cells} do not fit each other"
-        )
+    _check_budget(budget)
+    if cells < 1 or not 0 <= first_cells <= cells:
+        raise ValueError(f"cells {cells} and first_cells {first_cells} do not fit each other")
     undefined = int(score.isnan().sum())
     if undefined:
         raise ModelError(
@@ -132,6 +132,9 @@ def select_tokens(
 
     Raises ModelError if a score is NaN.
     """
+    if first not in ("share", "whole"):
+        raise ValueError(f"first must be 'share' or 'whole', got {first!r}")
+    _check_budget(budget)
     cells = len(echo.has_past)
     if cells == 0:
         return torch.empty(0, dtype=torch.int64, device=echo.echo.device)
@@ -151,6 +154,11 @@ def select_tokens(
         first="free" if relevance is None else first,
         first_cells=int((~echo.has_past).sum()),
     )
+
+
+def _check_budget(budget: object) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, Integral) or int(budget) < 0:
+        raise ValueError(f"budget must be a whole number of tokens, 0 or more, got {budget!r}")
 
 
 def _best(score: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,15 +6,24 @@ with a presentation time at or before it. Never an index divided by a frame rate
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from echoprune.data import TimeGrid, VideoInfo
-from echoprune.errors import ConfigError
+from echoprune.data import FloatArray, IntArray, TimeGrid, VideoInfo
+from echoprune.errors import ConfigError, MediaError
 
 _MAX_FPS = 1000
+
+# 58 days at 2 frames/s, 46 hours at 60; a grid of 160 MB. More is a wrong header, or a wrong rate.
+_MAX_SAMPLES = 10_000_000
+
+_MAX_INT64 = 2**63 - 1
+
+# No exponents: 1e999999999 is a valid fraction, of a billion digits.
+_FPS = re.compile(r"[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15}|[0-9]{1,15}/[0-9]{1,15}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,20 @@ class Sampling:
             )
 
 
+def parse_fps(text: str) -> Fraction:
+    """The rate that "2", "0.5", "1/5" or "30000/1001" means, above 0 and up to 1000.
+
+    Raises ConfigError for anything else; `str` of the result is read back as the same.
+    """
+    if _FPS.fullmatch(text):
+        try:
+            return Sampling(fps=Fraction(text)).fps
+        except ZeroDivisionError:
+            pass
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
+    raise ConfigError(f"--fps is {shown!r}: give a number such as 2, 0.5 or 30000/1001, up to {_MAX_FPS}")
+
+
 def time_grid(
     info: VideoInfo,
     sampling: Sampling,
@@ -57,7 +80,8 @@ def time_grid(
 
     Instants are t_k = k / fps for every t_k < duration, or k x duration / n where `max_frames` or `frames` fixes
     their number n. They are exact (rational) until rounded to float64 once; a frame shown exactly at t_k is taken.
-    At least one instant, t = 0. Sampling faster than the video repeats frames.
+    At least one instant, t = 0. Sampling faster than the video repeats frames. Raises MediaError "too_long" for more
+    than 10 million of them.
     """
     start = int(info.pts[0])
     duration = (int(info.end_pts) - start) * info.time_base
@@ -70,12 +94,17 @@ def time_grid(
     elif limit is not None and count > limit:
         count = limit
         step = duration / count
+    if count > _MAX_SAMPLES:
+        message = (
+            f"{info.uri}: {count:,} frames would be sampled of {float(duration):.0f} s, more than {_MAX_SAMPLES:,}; "
+            "give a lower --fps, or --max-frames"
+        )
+        raise MediaError(message, stage="probe", kind="too_long")
     ticks = step / info.time_base
-    # Python integers: the products of rates and ticks need not fit in 64 bits.
-    floors = [k * ticks.numerator // ticks.denominator for k in range(count)]
-    shown = np.searchsorted(info.pts, np.array(floors, np.int64) + start, side="right") - 1
+    floors = _floors(count, ticks.numerator, ticks.denominator)
+    shown = np.searchsorted(info.pts, floors + start, side="right") - 1
     return TimeGrid(
-        times_s=np.array([float(k * step) for k in range(count)], np.float64),
+        times_s=_quotients(count, step.numerator, step.denominator),
         frame_pts=info.pts[shown],
         frame_hw=frame_hw,
         grid_hw=grid_hw,
@@ -83,3 +112,20 @@ def time_grid(
         segment_cells=segment_cells,
         end_s=float(duration),
     )
+
+
+def _floors(count: int, numerator: int, denominator: int) -> IntArray:
+    """(count,): k x numerator // denominator for k = 0 ... count - 1, exactly."""
+    whole, rest = divmod(numerator, denominator)
+    if count * denominator >= _MAX_INT64:
+        return np.array([k * numerator // denominator for k in range(count)], np.int64)
+    k = np.arange(count, dtype=np.int64)
+    return k * whole + k * rest // denominator
+
+
+def _quotients(count: int, numerator: int, denominator: int) -> FloatArray:
+    """(count,): k x numerator / denominator for k = 0 ... count - 1, each rounded once."""
+    # Whole numbers below 2^53 are exact in float64, and so their quotient is rounded once.
+    if max(count * numerator, denominator) >= 2**53:
+        return np.array([k * numerator / denominator for k in range(count)], np.float64)
+    return np.arange(count, dtype=np.float64) * numerator / denominator

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
+from typing import NamedTuple
 
 from echoprune.errors import ConfigError, MediaError
+from echoprune.manifest import MANIFEST_SUFFIXES, read_manifest
+
+_log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .divx .flv .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905  (one line, not 21)
 )
-MANIFEST_SUFFIXES = frozenset((".txt", ".jsonl", ".csv", ".parquet"))
 _SAMPLE_BYTES = 1 << 20
 
 
@@ -71,14 +69,17 @@ def content_id(path: str | os.PathLike[str]) -> str:
 
 
 def list_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """The videos that `paths` name, sorted by uri, each once.
+    r"""The videos that `paths` name, sorted by uri, each once.
 
     A path is a file (of any suffix), a folder (searched below for VIDEO_SUFFIXES), a glob (`**` recurses), a
-    URL of one video, or a manifest: `@file`, or a file ending in .txt (one uri a line, # starts a comment) or
-    .jsonl, .csv, .parquet (column `uri`, optionally `size_bytes` and `etag`); its relative paths start at its
-    folder. Hidden files are skipped in folders and globs. A file that is named but missing stays, with size
-    None, so that it is reported as a failed video. ConfigError for a folder or glob without a video, a
-    missing manifest, no path at all.
+    URL of one video, or a manifest (manifest.py): `@file`, or a file ending in .txt, .jsonl, .csv or .parquet; its
+    relative paths start at its folder. Hidden files are skipped in folders and globs.
+
+    A missing file stays, with size None, so that it is reported as a failed video, if it has a video's suffix or
+    stands in a manifest. So does a name that is not UTF-8, with escapes such as \xe9 in its uri: a uri is text in
+    Parquet. A folder that may not be listed below one that may (such as lost+found) is left out with a warning: what
+    is in it becomes part of the plan when a later run may look. ConfigError for a folder or glob without a video,
+    one that may not be listed, any other path that is missing, a missing or wrong manifest, no path at all.
     """
     found: dict[str, Source] = {}
     given = [os.fspath(path) for path in paths]
@@ -97,18 +98,23 @@ def _expand(path: str) -> Iterable[Source]:
     if manifest is None and Path(path).suffix.lower() in MANIFEST_SUFFIXES and not _is_url(path):
         manifest = path
     if manifest is not None:
-        return _read_manifest(manifest)
+        return _of_manifest(manifest)
     if _is_url(path):
         if path.endswith("/") or glob.has_magic(path):
             raise ConfigError(
                 f"{path} cannot be listed: put the urls of its videos into a manifest and pass @manifest"
             )
-        return [Source(path)]
+        return [Source(_text(path))]
     local = path.removeprefix("file://")
     if _is_folder(Path(local)):
-        return _not_empty(_search(local, set()), local, "folder")
+        return _not_empty(_search(local, set(), named=True), local, "folder")
     if glob.has_magic(local) and not os.path.lexists(local):
         return _not_empty(_match(local), local, "glob")
+    if not _is_video(local) and not os.path.lexists(local):
+        raise ConfigError(
+            f"there is no file or folder {_text(local)}: check the path (a missing video, with a suffix such as .mp4, "
+            "would be a failed row)"
+        )
     return [_local(local)]
 
 
@@ -122,8 +128,11 @@ def _not_empty(sources: Iterable[Source], path: str, kind: str) -> list[Source]:
     return found
 
 
-def _search(folder: str, seen: set[tuple[int, int]]) -> Iterator[Source]:
-    """Videos below a folder; links to folders are followed, each folder once, so that a loop of links ends."""
+def _search(folder: str, seen: set[tuple[int, int]], *, named: bool = False) -> Iterator[Source]:
+    """Videos below a folder; links to folders are followed, each folder once, so that a loop of links ends.
+
+    One that may not be listed is an error if it was `named` itself, else a warning.
+    """
     try:
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -134,9 +143,11 @@ def _search(folder: str, seen: set[tuple[int, int]]) -> Iterator[Source]:
                 (entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name
             )
     except OSError as error:
-        raise ConfigError(
-            f"cannot list {folder}: {error.strerror}; grant access, or name other paths"
-        ) from error
+        reason = f"cannot list {_text(folder)}: {error.strerror}"
+        if named:
+            raise ConfigError(f"{reason}; grant access, or name other paths") from error
+        _log.warning("%s; its videos are left out, run again when it can be listed", reason)
+        return
     for entry in entries:
         if _is_folder(entry):
             yield from _search(entry.path, seen)
@@ -156,41 +167,13 @@ def _match(pattern: str) -> Iterator[Source]:
             yield _local(path)
 
 
-def _read_manifest(path: str) -> list[Source]:
-    readers: dict[str, Callable[[str], Any]] = {
-        ".csv": pyarrow.csv.read_csv,
-        ".jsonl": pyarrow.json.read_json,
-        ".parquet": pq.read_table,
-    }
-    read = readers.get(Path(path).suffix.lower())
-    try:
-        if read is None:
-            lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
-            table = pa.table(
-                {"uri": pa.array([line for line in lines if line and not line.startswith("#")], pa.string())}
-            )
-        else:
-            table = read(path)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"cannot read manifest {path}: {reason}; give a text file with one uri a line"
-        ) from error
-    if "uri" not in table.column_names:
-        raise ConfigError(
-            f"manifest {path} has the columns {', '.join(table.column_names)}: it needs a column uri"
-        )
-    uris = table["uri"].cast(pa.string()).to_pylist()
-    blank = [None] * len(uris)
-    sizes = table["size_bytes"].to_pylist() if "size_bytes" in table.column_names else blank
-    etags = table["etag"].to_pylist() if "etag" in table.column_names else blank
+def _of_manifest(path: str) -> list[Source]:
     base = Path(path).absolute().parent
     return [
         Source(uri, size, etag)
         if _is_url(uri)
         else _local(str(base / uri.removeprefix("file://")), size, etag)
-        for uri, size, etag in zip(uris, sizes, etags, strict=True)
-        if uri
+        for uri, size, etag in read_manifest(path)
     ]
 
 
@@ -202,8 +185,12 @@ def _local(path: str, size_bytes: int | None = None, etag: str | None = None) ->
             size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
         except (OSError, ValueError):
             size_bytes = None
-    # A name that is not UTF-8 cannot be a string in Parquet: it is shown escaped, and fails as missing.
-    return Source(os.fsencode(whole).decode("utf-8", "backslashreplace"), size_bytes, etag)
+    return Source(_text(whole), size_bytes, etag)
+
+
+def _text(path: str) -> str:
+    r"""`path` with bytes that are not UTF-8 as escapes, such as \xe9: it then names no file, and fails as missing."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _is_video(name: str) -> bool:

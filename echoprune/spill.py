@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,22 @@ ByteArray = npt.NDArray[np.uint8]
 
 # A few MB at a time: sequential speed, whatever the size of a row.
 BLOCK_BYTES = 4 << 20
+
+
+class Closing(ABC):
+    """What holds files until its `close`, which the end of a `with` block calls."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the files; may be called again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class SpillFile:
@@ -101,26 +119,19 @@ class SpillFile:
             raise self._error(f"write {len(rows) * self._row_bytes} bytes", error) from error
 
     def _error(self, action: str, error: OSError) -> StoreError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "free space there, or choose" if full else "name a local folder that can be written, or choose"
         return StoreError(
-            f"cannot {action} in the spill folder {self._folder}: {error.strerror}; free space there, or name another "
-            "writable local folder"
+            f"cannot {action} in the spill folder {self._folder}: {error.strerror}; {cure} another --store"
         )
 
 
-class SpilledColumn:
+class SpilledColumn(Closing):
     """A column (n, `width`) uint8 that grows in a spill file of `folder`; slices of it are read when asked for."""
 
     def __init__(self, folder: Path, width: int) -> None:
         self._file = SpillFile(folder)
         self._width = width
-
-    def __enter__(self) -> SpilledColumn:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give up the file; may be called again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +21,7 @@ def store_status(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Counts of videos by status, failures with their messages, tokens, cells, seconds and bytes of a store.
 
     `videos` has ok, partial, failed and missing (planned, without a row yet). `failures`: one entry for each
-    partial or failed video with status, stage, class, uri and message. Raises StoreError where there is no store.
+    partial or failed video with status, stage, class, uri and message; `named` makes it a line. Raises StoreError where there is no store.
     """
     store = open_store(path)
     videos = store.videos()
@@ -42,6 +43,12 @@ def store_status(path: str | os.PathLike[str]) -> dict[str, Any]:
         "shards_planned": len(plan.shard_ids),
         "last_run": _last_run(store),
     }
+
+
+def named(failure: Mapping[str, Any]) -> str:
+    """The message of one of the `failures`, with the uri in front where it does not begin with it already."""
+    uri, message = " ".join(str(failure["uri"]).split()), str(failure["message"])
+    return message if message.startswith(uri) else f"{uri}: {message}"
 
 
 def _sum(column: pa.ChunkedArray) -> Any:

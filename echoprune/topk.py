@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from echoprune.data import IntArray
 from echoprune.errors import ModelError
-from echoprune.spill import Rows, SpillFile, opaque
+from echoprune.spill import Closing, Rows, SpillFile, opaque
 
 # Rows of one chunk, a twelfth of a row group. 59 MB at a time took the encoder's
 # memory from 0.53 GB for ten minutes of video to 0.78 GB for an hour, which alone had enough rows to fill them.
@@ -30,7 +29,7 @@ ScoreArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 
-class TopK:
+class TopK(Closing):
     """A running, exact top-K over tokens pushed in raster-chronological order, in bounded memory.
 
     `capacity`: the largest budget that `finish` may be given; None keeps every row. `spill_dir`: an existing
@@ -56,14 +55,6 @@ class TopK:
         self._finished = False
         self._candidate_rows = SpillFile(spill_dir)
         self._pinned_rows = SpillFile(spill_dir)
-
-    def __enter__(self) -> TopK:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give up the spill files, and with them the rows of a `Selection`; may be called again."""

@@ -8,7 +8,7 @@ import click
 
 import echoprune
 from jobs.demo import demo
-from jobs.exits import OneLineErrors
+from jobs.exits import CONTEXT_SETTINGS, OneLineErrors
 from jobs.index import index
 from jobs.inspect_video import inspect_video
 from jobs.models import models
@@ -16,9 +16,7 @@ from jobs.plan import plan
 from jobs.status import status
 
 
-@click.group(
-    cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=OneLineErrors, context_settings=CONTEXT_SETTINGS)
 @click.version_option(echoprune.__version__, prog_name="echoprune")
 @click.option("--verbose", "-v", is_flag=True, help="Log what happens, to standard error.")
 def main(verbose: bool) -> None:

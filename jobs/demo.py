@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import click
 
-from jobs.exits import OK, one_line
+from jobs.exits import OK, run_module
 from jobs.index import summary
 from jobs.progress import progress_on_stderr, size
 from jobs.status import show
@@ -21,7 +20,9 @@ PICTURED = 2
 @click.option(
     "--out", default="demo-out", show_default=True, metavar="DIR", help="Folder for clips, model and store."
 )
-@click.option("--seed", default=0, show_default=True, help="Equal seeds render equal clips.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Equal seeds render equal clips."
+)
 def demo(out: str, seed: int) -> int:
     """Render a small archive, index it on local Ray with a tiny random model, and show what is in the store."""
     from echoprune.models.tiny import write_tiny_checkpoint
@@ -71,6 +72,8 @@ def _table(store: Path) -> None:
 
     from echoprune.store import open_store
 
+    # A file name may hold brackets, which rich would take for its markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("video", "status", "codec", "decoder"):
         table.add_column(name, no_wrap=True)
@@ -89,7 +92,7 @@ def _table(store: Path) -> None:
             f"{row['tokens']:,}",
         )
         table.add_row(name, row["status"], row["codec"], row["decoder"], *sizes, kept)
-    Console().print(table, highlight=False)
+    console.print(table)
 
 
 def _picture(store: Path, video: Path, path: Path) -> None:
@@ -102,4 +105,4 @@ def _picture(store: Path, video: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    one_line(partial(demo.main, standalone_mode=False))
+    run_module(demo, "jobs.demo")

@@ -28,6 +28,8 @@ from echoprune.errors import (
 
 OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
+CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
 _terminated: list[int] = []
 
 
@@ -40,12 +42,23 @@ class OneLineErrors(click.Group):
         one_line(partial(super().main, *args, **kwargs))
 
 
+def run_module(command: click.Command, module: str) -> NoReturn:
+    """Runs a command as `python -m MODULE`, with the errors and exit codes that it has below `echoprune`."""
+    # Unlike Group.main, a command of its own has not inherited the settings of the group.
+    options = {"prog_name": f"python -m {module}", "standalone_mode": False, **CONTEXT_SETTINGS}
+    one_line(partial(command.main, **options))
+
+
 def one_line(run: Callable[[], object]) -> NoReturn:
     """Calls `run` and exits: with the code it returns, or with one line of what went wrong and its code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = run()
     except click.UsageError as error:
+        # A group without a command: its message is the whole help. click 8.1 prints that by itself.
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            click.echo(error.format_message(), err=True)
+            sys.exit(USAGE)
         # click prints the usage line too; one line with the cure is enough.
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         _fail(f"{error.format_message()}{where}", USAGE)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
 
-from jobs.exits import FAILED_VIDEOS, OK, one_line
+from jobs.exits import FAILED_VIDEOS, OK, run_module
 from jobs.options import options_of
-from jobs.progress import duration, progress_on_stderr, short, size
+from jobs.progress import duration, progress_on_stderr, short, shown, size
 from pipelines.config import IndexConfig
 
 SHOWN_FAILURES = 5
@@ -22,7 +21,7 @@ def index(**options: Any) -> int:
     """Index videos into a store of pruned tokens.
 
     PATHS are video files, globs, folders (searched for known suffixes) and manifests (.txt, .jsonl, .csv or
-    .parquet with one `uri` each). Running the same command again does what is missing, new files included.
+    .parquet with one `uri` each; relative ones start at the manifest's folder). Running the same command again does what is missing, new files included.
 
     Exit code: 0 all videos ok or partial, 3 some failed (they are rows of the failures table), 2 wrong usage,
     1 the run broke.
@@ -40,6 +39,7 @@ def index(**options: Any) -> int:
 def summary(report: dict[str, Any]) -> list[str]:
     """The lines printed at the end of a run."""
     run, store = report["run"], report["store"]
+    where = shown(report["config"]["store"])
     lines = []
     if run["videos"]["of"]:
         kept = run["tokens_kept"] / run["tokens_seen"] if run["tokens_seen"] else 0.0
@@ -51,17 +51,23 @@ def summary(report: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append("nothing to do: every video of these paths is in the store")
-    lines.append(
-        f"store {report['config']['store']}: {store['ok']} ok, {store['partial']} partial, {store['failed']} failed"
-    )
+    lines.append(f"store {where}: {store['ok']} ok, {store['partial']} partial, {store['failed']} failed")
     for uri, kind, message in run["failures"][:SHOWN_FAILURES]:
-        lines.append(f"  failed ({kind}): {message if uri in message else f'{uri}: {message}'}")
+        lines.append(shown(f"  failed ({kind}): {message if uri in message else f'{uri}: {message}'}"))
     if len(run["failures"]) > SHOWN_FAILURES:
         lines.append(f"  and {len(run['failures']) - SHOWN_FAILURES} more")
+    standing = store["failed"] - len(run["failures"])
+    if standing > 0:
+        videos = (
+            "1 failed video of earlier runs was"
+            if standing == 1
+            else f"{standing} failed videos of earlier runs were"
+        )
+        lines.append(f"{videos} not tried again")
     if store["failed"] or store["partial"]:
-        lines.append(f"see `echoprune status {report['config']['store']}`")
+        lines.append(f"see `echoprune status {where}`")
     return lines
 
 
 if __name__ == "__main__":
-    one_line(partial(index.main, standalone_mode=False))
+    run_module(index, "jobs.index")

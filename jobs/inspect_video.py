@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs.progress import duration, short
+from echoprune.errors import ConfigError, StoreError
+from jobs.progress import duration, short, shown
+from pipelines.config import require_local_store
 
 if TYPE_CHECKING:
     from echoprune.inspection import VideoView
+    from echoprune.store import TokenStore
 
 BAR = " ▁▂▃▄▅▆▇█"
 BAR_WIDTH = 60
@@ -29,17 +33,35 @@ def inspect_video(store: str, video: str, png: str | None, moments: int, as_json
     from echoprune.inspection import draw_view, view_video
     from echoprune.store import open_store
 
+    require_local_store(store, name="STORE")
     opened = open_store(store)
-    view = view_video(opened, video)
+    video_id = _video_with_tokens(opened, video)
+    view = view_video(opened, video_id)
     if as_json:
-        cells = opened.cells(video).drop_columns(["video_id", "pooled"]).to_pylist()
+        cells = opened.cells(video_id).drop_columns(["video_id", "pooled"]).to_pylist()
         click.echo(json.dumps({"video": view.row, "cells": cells}))
     else:
         for line in describe(view, moments=moments):
             click.echo(line)
     if png:
         draw_view(opened, view, png, shown=moments)
-        click.echo(f"picture written to {png}", err=as_json)
+        click.echo(f"picture written to {shown(png)}", err=as_json)
+
+
+def _video_with_tokens(store: TokenStore, video: str) -> str:
+    """The id of the video meant; ConfigError if there is none, or it failed: the store is well, the name is not."""
+    videos = store.videos()
+    try:
+        # Names that are not UTF-8 are stored escaped.
+        video_id = store.resolve(os.fsencode(video).decode("utf-8", "backslashreplace"))
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+    row = next(row for row in videos.to_pylist() if row["video_id"] == video_id)
+    if row["status"] == "failed":
+        raise ConfigError(
+            f"{row['uri']} failed ({row['error_class']}: {row['error']}) and has no tokens: name another video"
+        )
+    return video_id
 
 
 def describe(view: VideoView, *, moments: int) -> list[str]:
@@ -49,8 +71,8 @@ def describe(view: VideoView, *, moments: int) -> list[str]:
     vfr = ", variable frame rate" if row["vfr"] else ""
     turned = f", rotated by {row['rotation']} degrees" if row["rotation"] else ""
     lines = [
-        f"{row['uri']}",
-        f"  id {row['video_id']}, {row['status']}" + (f": {row['error']}" if row["error"] else ""),
+        shown(row["uri"]),
+        f"  id {row['video_id']}, {row['status']}" + (f": {shown(row['error'])}" if row["error"] else ""),
         f"  {row['codec']} {row['width']}x{row['height']} {row['pix_fmt']}{vfr}{turned}, {duration(row['duration_s'])}, "
         f"stream {row['stream_index']} decoded by {row['decoder']}",
         f"  {row['cells']} cells of {row['grid_h']}x{row['grid_w']} tokens cover {duration(row['covered_s'])}; "

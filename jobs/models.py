@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from echoprune.errors import ConfigError
+from jobs.progress import shown
+
+MAX_SEED = 2**63 - 1  # what torch takes
 
 
 @click.group()
@@ -19,9 +22,19 @@ def models() -> None:
     "--family", default="qwen2_5_vl", show_default=True, help="qwen2_5_vl, qwen3_vl or llava_onevision."
 )
 @click.option("--out", required=True, metavar="DIR", help="Folder to write; must not exist or be empty.")
-@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal weights.")
 @click.option(
-    "--dim", default=64, show_default=True, type=click.IntRange(32), help="Width of a visual token."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, MAX_SEED),
+    help="Equal seeds give equal weights.",
+)
+@click.option(
+    "--dim",
+    default=64,
+    show_default=True,
+    type=click.IntRange(32),
+    help="Width of a visual token, a multiple of 16.",
 )
 def tiny(family: str, out: str, seed: int, dim: int) -> None:
     """Write a tiny random checkpoint of a family's real class: config, weights, tokenizer, preprocessor.
@@ -30,8 +43,11 @@ def tiny(family: str, out: str, seed: int, dim: int) -> None:
     """
     from echoprune.models.tiny import write_tiny_checkpoint
 
-    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+    try:
+        taken = Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be read: {error.strerror}; name a new folder") from error
+    if taken:
         raise ConfigError(f"--out {out} is not empty: name a new folder")
-
     write_tiny_checkpoint(family, Path(out), seed=seed, dim=dim)
-    click.echo(f"{family} checkpoint written to {out}")
+    click.echo(f"{family} checkpoint written to {shown(out)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import options_of
-from jobs.progress import duration, short, size
+from jobs.progress import duration, short, shown, size
 from pipelines.config import IndexConfig
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plan(probe: bool, gpus: int | None, as_json: bool, **options: Any) -> None:
         return
     totals, new = found.estimate, found.new_videos
     click.echo(
-        f"{totals.videos:,} videos, {size(totals.source_bytes)}; {new:,} of them are not in {config.store} yet"
+        f"{totals.videos:,} videos, {size(totals.source_bytes)}; {new:,} of them are not in {shown(config.store)} yet"
     )
     sampled = (
         "headers of all files read" if totals.probed == totals.videos else f"from {totals.probed} headers"

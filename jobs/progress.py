@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
 # Seconds between two JSON lines: a weekend's run writes about 17,000 of them.
 LINE_INTERVAL_S = 10.0
@@ -46,38 +50,47 @@ class JsonLines:
 
 
 @contextmanager
-def progress_on_stderr() -> Iterator[Progress]:
-    """A Progress for as long as the block lasts."""
+def progress_on_stderr(
+    unit: str = "videos", *, words: Callable[[dict[str, Any]], str] | None = None
+) -> Iterator[Progress]:
+    """A Progress for as long as the block lasts.
+
+    Snapshots hold the number of all `unit`s under that name and of those done under `<unit>_done`; `words` says
+    what stands beside the bar, `rates` of an index run if left out.
+    """
     if not sys.stderr.isatty():
         lines = JsonLines()
         yield lines
         lines.last()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
 
-    bar = Bar(
-        TextColumn("index"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} videos"),
-        TextColumn("{task.fields[rates]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("", total=1, rates="reading the archive and the model")
+    bar = bar_on(Console(stderr=True), unit)
+    task = bar.add_task("", total=1, words="reading the archive and the model")
     with bar:
 
         def show(snapshot: dict[str, Any]) -> None:
-            bar.update(
-                task,
-                completed=snapshot["videos_done"],
-                total=max(1, snapshot["videos"]),
-                rates=rates(snapshot),
-            )
+            done, total = snapshot[f"{unit}_done"], max(1, snapshot[unit])
+            bar.update(task, completed=done, total=total, words=(words or rates)(snapshot))
 
         yield show
+
+
+def bar_on(console: Console, unit: str) -> Bar:
+    """A progress bar whose tasks have a field `words`; on a narrow terminal these go on in a second line."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    return Bar(
+        BarColumn(bar_width=12),
+        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
+        TextColumn("{task.fields[words]}", markup=False, table_column=Column(no_wrap=False, ratio=1)),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        expand=True,
+    )
 
 
 def rates(snapshot: dict[str, Any]) -> str:
@@ -91,6 +104,11 @@ def rates(snapshot: dict[str, Any]) -> str:
     if snapshot["eta_s"] is not None:
         parts.append(f"{duration(snapshot['eta_s'])} left")
     return " · ".join(parts)
+
+
+def shown(text: str) -> str:
+    """`text` from outside (a path, a message) on one line, with characters that steer a terminal escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def short(number: float) -> str:

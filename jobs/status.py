@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from jobs.exits import FAILED_VIDEOS, OK
-from jobs.progress import duration, short, size
+from jobs.progress import duration, short, shown, size
+from pipelines.config import require_local_store
 
 
 @click.command()
@@ -22,6 +23,7 @@ def status(store: str, as_json: bool, all_failures: bool) -> int:
     """
     from echoprune.status import store_status
 
+    require_local_store(store, name="STORE")
     found = store_status(store)
     if as_json:
         click.echo(json.dumps(found))
@@ -34,11 +36,14 @@ def show(found: dict[str, Any], *, all_failures: bool) -> None:
     """Prints the tables of `status`."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    # Paths and messages may hold brackets, which rich would take for its markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     videos, settings = found["videos"], found["settings"]
-    console.print(f"[bold]{found['store']}[/bold]", highlight=False)
+    console.print(Text(shown(found["store"]), style="bold"))
     table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
     ratio = found["tokens_kept"] / found["tokens_seen"] if found["tokens_seen"] else 0.0
     rows = [
         (
@@ -55,25 +60,32 @@ def show(found: dict[str, Any], *, all_failures: bool) -> None:
         ("pruning", f"keep {settings['keep']}, an anchor every {settings['anchor_every_s']:g} s"),
     ]
     for name, value in rows:
-        table.add_row(f"[dim]{name}[/dim]", value)
-    console.print(table, highlight=False)
+        table.add_row(name, value)
+    console.print(table)
     if not found["failures"]:
         return
     console.print()
     listing = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("status", "stage", "class"):
+        listing.add_column(column)
     if all_failures:
-        for column in ("status", "stage", "class", "what"):
+        for column in ("video", "what"):
             listing.add_column(column, overflow="fold")
         for each in found["failures"]:
-            listing.add_row(each["status"], each["stage"], each["class"], each["message"])
+            listing.add_row(each["status"], each["stage"], each["class"], *_video_and_message(each))
     else:
-        for column in ("status", "stage", "class"):
-            listing.add_column(column)
         listing.add_column("videos", justify="right")
-        listing.add_column("for example", overflow="fold")
-        groups: dict[tuple[str, str, str], list[str]] = {}
+        for column in ("for example", "what"):
+            listing.add_column(column, overflow="fold")
+        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for each in found["failures"]:
-            groups.setdefault((each["status"], each["stage"], each["class"]), []).append(each["message"])
-        for (state, stage, kind), messages in sorted(groups.items()):
-            listing.add_row(state, stage, kind, str(len(messages)), messages[0])
-    console.print(listing, highlight=False, markup=False)
+            groups.setdefault((each["status"], each["stage"], each["class"]), []).append(each)
+        for kind, members in sorted(groups.items()):
+            listing.add_row(*kind, str(len(members)), *_video_and_message(members[0]))
+    console.print(listing)
+
+
+def _video_and_message(failure: dict[str, Any]) -> tuple[str, str]:
+    """A failed video's path, and its message without that path in it."""
+    uri, message = shown(failure["uri"]), shown(failure["message"])
+    return uri, message.removeprefix(f"{uri}: ")

@@ -11,21 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from echoprune.data import Frames, TimeGrid, VideoInfo
+from echoprune.data import Frames
 from echoprune.decode import decode
 from echoprune.models.encoder import FrameLayout
-from echoprune.probe import scan_video
-from echoprune.sample import Sampling, time_grid
-from echoprune.sources import content_id
+from echoprune.opening import Opened, open_source
+from echoprune.sample import Sampling
 
-
-@dataclass(frozen=True)
-class Opened:
-    """A video whose packets have been scanned and whose time grid is fixed; nothing is decoded yet."""
-
-    info: VideoInfo
-    grid: TimeGrid
-    content_id: str
+__all__ = ["DecodeActor", "Opened", "VideoOpener"]
 
 
 @dataclass(frozen=True)
@@ -38,17 +30,7 @@ class VideoOpener:
 
     def open(self, uri: str) -> Opened:
         """The scanned video; raises MediaError (stage "probe")."""
-        info = scan_video(uri)
-        frame_hw = self.layout.frame_hw(info.height, info.width)
-        grid = time_grid(
-            info,
-            self.sampling,
-            frame_hw=frame_hw,
-            grid_hw=self.layout.grid_hw(frame_hw),
-            cell_frames=self.layout.cell_frames,
-            segment_cells=self.segment_cells,
-        )
-        return Opened(info, grid, content_id(uri))
+        return open_source(uri, self.sampling, sizes=self.layout, segment_cells=self.segment_cells)
 
 
 @dataclass

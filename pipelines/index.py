@@ -10,9 +10,8 @@ import logging
 import socket
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from fractions import Fraction
 from typing import Any
 
 import ray
@@ -24,8 +23,8 @@ from echoprune.models import ModelSettings, fingerprint, model_settings
 from echoprune.plan import Plan, Shard, extend_plan, load_plan, pending
 from echoprune.prune import Keep
 from echoprune.receipt import read_receipts, sweep
-from echoprune.sample import Sampling
-from echoprune.schema import StoreSettings
+from echoprune.sample import Sampling, parse_fps
+from echoprune.schema import SETTINGS_FILE, StoreSettings
 from echoprune.sources import list_sources
 from echoprune.storage import Storage
 from echoprune.store import create_store
@@ -33,13 +32,16 @@ from pipelines.config import IndexConfig
 from pipelines.decode_actor import VideoOpener
 from pipelines.events import Event
 from pipelines.index_worker import IndexJob, IndexWorker
-from pipelines.ray_session import crew, session
+from pipelines.ray_session import Crew, crew, session
 from pipelines.schedule import Scheduler
 from pipelines.tally import Tally
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
 
+# Small archives are cut so finely too: enough for 8 GPUs to end within a few hundredths of each other. A constant, since
+# the plan must not depend on the machine.
+MIN_SHARDS = 32
 REPORT_FILE = "run_report.json"
 
 
@@ -53,53 +55,60 @@ def run_index(config: IndexConfig, *, on_progress: Callable[[dict[str, Any]], No
     sources = list_sources(config.paths)
     model = model_settings(config.model, max_pixels=config.max_pixels or None)
     settings = store_settings(config, model)
-    storage = create_store(config.store, settings)
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
-    with Lease.acquire(storage, run_id=run_id) as lease:
-        sweep(storage)
-        extend_plan(storage, sources, shard_bytes=config.shard_mb << 20, shard_videos=config.shard_videos)
-        plan, receipts = load_plan(storage), read_receipts(storage)
-        shards = pending(plan, receipts)
-        todo = sum(len(shard.sources) for shard in shards)
-        tally = Tally(
-            videos=todo,
-            source_bytes=sum(shard.size_bytes for shard in shards),
-            done_before=len(plan) - todo,
-        )
-        started_at = datetime.now(UTC)
-        quarantined: set[str] = set()
-        try:
-            if shards:
-                with _session(config):
-                    job = IndexJob(
-                        config=config,
-                        settings=settings,
-                        opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
-                        crew=crew(
-                            encoders=config.encoders,
-                            decoders=config.decoders_per_encoder,
-                            device=config.device,
-                        ),
-                        store=storage.url,
-                        run_id=run_id,
-                        lease_epoch=lease.epoch,
-                    )
-                    quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
-        finally:
-            report = {
-                "run_id": run_id,
-                "host": socket.gethostname(),
-                "started_at": started_at.isoformat(),
-                "finished_at": datetime.now(UTC).isoformat(),
-                "versions": versions(),
-                "config": config.as_dict(),
-                "run": tally.report() | {"failures": tally.failures},
-                "quarantined": sorted(quarantined),
-                "store": _standing(plan, storage),
-            }
-            text = json.dumps(report, indent=2) + "\n"
-            storage.write_bytes(f"runs/{run_id}.json", text.encode())
-            storage.write_bytes(REPORT_FILE, text.encode())
+    with ExitStack() as ray_session:
+        # Before a new store is made: wrong options of the cluster must not leave an empty store behind.
+        fresh = not Storage(config.store).exists(SETTINGS_FILE)
+        people = _connect(config, ray_session) if fresh else None
+        storage = create_store(config.store, settings)
+        with Lease.acquire(storage, run_id=run_id) as lease:
+            sweep(storage)
+            extend_plan(
+                storage,
+                sources,
+                shard_bytes=config.shard_mb << 20,
+                shard_videos=config.shard_videos,
+                min_shards=MIN_SHARDS,
+            )
+            plan, receipts = load_plan(storage), read_receipts(storage)
+            shards = pending(plan, receipts)
+            todo = sum(len(shard.sources) for shard in shards)
+            tally = Tally(
+                videos=todo,
+                source_bytes=sum(shard.size_bytes for shard in shards),
+                done_before=len(plan) - todo,
+            )
+            started_at = datetime.now(UTC)
+            quarantined: set[str] = set()
+            try:
+                if shards:
+                    # Ray ends before the lease is given up: no worker may write after that.
+                    with ray_session:
+                        job = IndexJob(
+                            config=config,
+                            settings=settings,
+                            opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
+                            crew=people or _connect(config, ray_session),
+                            store=storage.url,
+                            run_id=run_id,
+                            lease_epoch=lease.epoch,
+                        )
+                        quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
+            finally:
+                report = {
+                    "run_id": run_id,
+                    "host": socket.gethostname(),
+                    "started_at": started_at.isoformat(),
+                    "finished_at": datetime.now(UTC).isoformat(),
+                    "versions": versions(),
+                    "config": config.as_dict(),
+                    "run": tally.report() | {"failures": tally.failures},
+                    "quarantined": sorted(quarantined),
+                    "store": _standing(plan, storage),
+                }
+                text = json.dumps(report, indent=2) + "\n"
+                storage.write_bytes(f"runs/{run_id}.json", text.encode())
+                storage.write_bytes(REPORT_FILE, text.encode())
     return report
 
 
@@ -130,18 +139,19 @@ def store_settings(config: IndexConfig, model: ModelSettings) -> StoreSettings:
 
 def sampling(config: IndexConfig) -> Sampling:
     """The sampling that the options mean; ConfigError where --fps is no number."""
-    try:
-        fps = Fraction(config.fps)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"--fps is {config.fps!r}: give a number such as 2, 0.5 or 30000/1001") from error
+    fps = parse_fps(config.fps)
     if config.frames is not None:
         return Sampling(frames=config.frames)
     return Sampling(fps=fps, max_frames=config.max_frames)
 
 
-def _session(config: IndexConfig) -> AbstractContextManager[None]:
+def _connect(config: IndexConfig, until: ExitStack) -> Crew:
+    """The actors that there is room for on Ray, which is connected until the end of `until`."""
     # Twice what may be in flight, and room for Ray itself.
-    return session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20))
+    until.enter_context(
+        session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20))
+    )
+    return crew(encoders=config.encoders, decoders=config.decoders_per_encoder, device=config.device)
 
 
 def _run_shards(

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from echoprune import lease
 from echoprune.data import Frames
 from echoprune.decode import decode
-from echoprune.errors import MediaError, ModelError, StoreError
+from echoprune.errors import ConfigError, MediaError, ModelError, StoreError
 from echoprune.index import IndexedVideo, index_segments
 from echoprune.models import load_encoder
 from echoprune.plan import Shard
@@ -37,7 +37,7 @@ from pipelines.decode_actor import DecodeActor, Opened, VideoOpener
 from pipelines.decode_pool import DecodePool, PooledVideo
 from pipelines.events import CellsDone, Event, ShardCommitted, VideoDone, VideoStarted
 from pipelines.ray_session import Crew
-from pipelines.rows import cell_columns, failed_row, failure_row, video_row
+from pipelines.rows import cell_columns, failed_row, failure_row, one_line, video_row
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,15 @@ log = logging.getLogger(__name__)
 EVENT_INTERVAL_S = 0.5
 # Rows read from the spill file at a time at most; the file itself hands out no more than 4 MB.
 CHUNK_ROWS = 8192
-# A shard is never the fault of these: the worker ends, and the shard runs again in a fresh one.
-NOBODYS_FAULT = (StoreError, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
+# A video is never the fault of these: the worker ends, and the shard runs again in a fresh one, or the run ends.
+NOBODYS_FAULT = (
+    ConfigError,
+    StoreError,
+    MemoryError,
+    OSError,
+    torch.OutOfMemoryError,
+    torch.AcceleratorError,
+)
 
 
 @dataclass(frozen=True)
@@ -212,21 +219,20 @@ class IndexWorker:
         try:
             opened = video.open()
             indexed = yield from self._encode(source, opened, video, clock=clock, spill_dir=spill_dir)
-        except NOBODYS_FAULT:
-            raise
+        except NOBODYS_FAULT as error:
+            # What a decode actor raised arrives wrapped; the scheduler goes by what it was.
+            raise getattr(error, "cause", None) or error from None
         except MediaError as error:
             yield self._failed(writer, source, error)
             return
+        except ray.exceptions.RayError as error:
+            if not isinstance(error, ray.exceptions.RayTaskError):
+                raise  # Ray's own trouble: its shared memory or its disk is full, frames were lost on the way
+            yield self._failed(writer, source, _unexpected(source, error.cause))
+            return
         except Exception as error:
-            # What an actor raised arrives wrapped; the cause says what it was.
-            cause = getattr(error, "cause", None) or error
             log.warning("%s failed unexpectedly", source.uri, exc_info=error)
-            unexpected = MediaError(
-                f"{source.uri}: {type(cause).__name__}: {' '.join(str(cause).split())}",
-                stage="encode",
-                kind=type(cause).__name__,
-            )
-            yield self._failed(writer, source, unexpected)
+            yield self._failed(writer, source, _unexpected(source, error))
             return
         with indexed:
             yield self._store(writer, source, opened, indexed)
@@ -265,7 +271,7 @@ class IndexWorker:
 
     def _store(self, writer: ShardWriter, source: Source, opened: Opened, indexed: IndexedVideo) -> VideoDone:
         """Adds an ok or partial video to the shard's files."""
-        error = indexed.error or _incomplete(source, opened)
+        error = indexed.error or opened.error
         status = "partial" if error else "ok"
         writer.add_video(
             video_row(source, opened, indexed, status=status, error=error),
@@ -284,7 +290,7 @@ class IndexWorker:
             tokens=indexed.seen,
             kept=indexed.kept,
             error_class=error.kind if error else "",
-            error=str(error) if error else "",
+            error=one_line(str(error)) if error else "",
         )
 
     def _failed(self, writer: ShardWriter, source: Source, error: MediaError) -> VideoDone:
@@ -301,15 +307,14 @@ class IndexWorker:
             tokens=0,
             kept=0,
             error_class=error.kind,
-            error=str(error),
+            error=one_line(str(error)),
         )
 
 
-def _incomplete(source: Source, opened: Opened) -> MediaError | None:
-    """Why a video that decoded to the end of its packets is partial all the same; None if it is whole."""
-    if not opened.info.incomplete:
-        return None
-    return MediaError(f"{source.uri}: {opened.info.incomplete}", stage="probe", kind="truncated")
+def _unexpected(source: Source, cause: BaseException) -> MediaError:
+    """An error that nobody foresaw, as the failure of the video that it happened to."""
+    kind = type(cause).__name__
+    return MediaError(f"{source.uri}: {kind}: {one_line(str(cause))}", stage="encode", kind=kind)
 
 
 def lookahead(job: IndexJob) -> int:

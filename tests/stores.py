@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from echoprune.dtype import codec, encode_rows
+from echoprune.dtype import codec, encode_rows, read_back
 from echoprune.pool import pool_cells
 from echoprune.receipt import Receipt
 from echoprune.schema import StoreSettings
@@ -102,7 +102,9 @@ def add_clip(
     spilled: SpilledColumn | None = None,
 ) -> None:
     cells, height, width = made.grid_thw
-    pooled, radius = pool_cells(made.tokens.reshape(cells, height * width, -1))
+    encoding = codec(made_with.dtype)
+    read = read_back(made.tokens, encoding) if encoding.scaled else made.tokens
+    pooled, radius = pool_cells(read.reshape(cells, height * width, -1))
     if spilled is not None:
         spilled.append(pooled)
     rows = encode_rows(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What the families' vision towers call the last weight of an attention block.
 _ATTENTION_OUTPUTS = ("attn.proj.weight", "out_proj.weight")
+# The widest of published models; its language model takes 1.6 GB here.
+MAX_DIM = 8192
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -35,7 +37,7 @@ def write_tiny_checkpoint(
 ) -> Path:
     """The folder `out_dir`, now holding a random checkpoint of `family`; weights are byte-equal for equal arguments.
 
-    `dim`: width D of the tokens, a multiple of 16 (64 gives 0.4 M parameters; the language model grows with D^2).
+    `dim`: width D of the tokens, a multiple of 16 up to 8192 (64 gives 0.4 M parameters; the language model grows with D^2).
     `layout`: what the vision weights are called on disk: "model.visual" or "visual" for the Qwen families,
     "model.vision_tower" or "vision_tower" for LLaVA-OneVision; None for the first of them, the library's own.
     `dtype`: fp32 | bf16 | fp16. Existing files of the same names are replaced. Raises ConfigError.
@@ -47,8 +49,10 @@ def write_tiny_checkpoint(
         raise ConfigError(f"layout {layout!r} is not known: use {' or '.join(recipe.layouts)}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not accepted: use {', '.join(DTYPES)}")
-    if dim < 16 or dim % 16:
-        raise ConfigError(f"token width {dim} is not accepted: give a multiple of 16, such as 64 or 3584")
+    if not 16 <= dim <= MAX_DIM or dim % 16:
+        raise ConfigError(
+            f"token width {dim} is not accepted: give a multiple of 16 up to {MAX_DIM}, such as 64"
+        )
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

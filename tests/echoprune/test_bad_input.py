@@ -19,7 +19,7 @@ from echoprune.models import load_encoder
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.probe import probe_header, scan_video
 from echoprune.sample import Sampling, time_grid
-from tests.clips import CLIPS, cut, damage, expected, read_index, write, write_sound
+from tests.clips import CLIPS, Clip, cut, damage, even, expected, read_index, write, write_sound
 from tests.stores import settings
 
 
@@ -206,6 +206,19 @@ def test_a_video_with_patched_frames_is_partial(decoder: str, tmp_path: Path) ->
     assert int(found[1]) >= 1
     # The byte changed is at 60 % of the pictures of 4 s; segments are 0.8 s long.
     assert 1.6 <= float(found[2]) < float(found[3]) <= 4.0
+
+
+def test_a_video_that_broke_off_or_jumps_is_partial(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model")
+    encoder = load_encoder(str(folder), segment_cells=2, max_pixels=56 * 56)
+    config = settings(dim=encoder.dim, segment_cells=2, max_pixels=56 * 56, keep="all", fps="5")
+    broken = cut(write(CLIPS["bframes.mkv"], tmp_path), tmp_path / "cut.mkv", keep=0.6)
+    jump = write(Clip("jump.mkv", even(50) + even(10, start_ms=10**10)), tmp_path)
+    for path, kind, longest_s in ((broken, "truncated", 3.0), (jump, "time_jump", 2.1)):
+        with index_video(str(path), encoder=encoder, settings=config, spill_dir=tmp_path) as video:
+            assert video.error is not None
+            assert (video.error.stage, video.error.kind) == ("probe", kind)
+            assert 1.0 < video.covered_s < longest_s
 
 
 def test_a_lost_packet_of_a_transport_stream_hides_the_frames_that_need_it(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from echoprune.dtype import codec, encode_rows, resolve
-from echoprune.errors import ConfigError, ModelError
+from echoprune.dtype import codec, encode_rows
+from echoprune.errors import ModelError
 from tests.stores import settings
 
 finite = hnp.arrays(np.float32, (3, 5), elements=st.floats(-60000, 60000, width=32))
@@ -59,18 +59,6 @@ def test_values_that_do_not_fit_name_the_cure() -> None:
     for name in ("fp32", "int8"):
         with pytest.raises(ModelError, match="not finite"):
             codec(name).encode(torch.tensor([[float("nan")]]))
-
-
-def test_auto_is_the_models_dtype() -> None:
-    assert [resolve("auto", dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [
-        "fp32",
-        "bf16",
-        "fp16",
-    ]
-    assert resolve("int8", torch.float32) == "int8"
-    for name, dtype in (("fp8", torch.float32), ("auto", torch.float64)):
-        with pytest.raises(ConfigError, match="bf16"):
-            resolve(name, dtype)
 
 
 def test_rows_hold_all_fields_of_a_token() -> None:

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from echoprune.page import clock, fit_title, new_page, place_axes
+from echoprune.errors import ConfigError
+from echoprune.page import clock, fit_title, new_page, place_axes, write_png
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,9 @@ def test_titles_are_cut_in_the_middle_and_lacking_glyphs_boxed() -> None:
 def test_axes_are_placed_from_the_upper_left_corner() -> None:
     place = place_axes(new_page(6.0), left=1.2, top=1.5, width=6.0, height=3.0).get_position()
     assert place.bounds == pytest.approx((0.1, 0.25, 0.5, 0.5))
+
+
+def test_a_picture_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
+    for path in (tmp_path / "nodir" / "x.png", tmp_path):
+        with pytest.raises(ConfigError, match=r"cannot write the picture .*: (No such file|Is a directory)"):
+            write_png(new_page(1.0), path)

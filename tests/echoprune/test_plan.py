@@ -49,6 +49,31 @@ def test_shards_differ_by_less_than_one_video(sizes: list[int]) -> None:
         assert shard.size_bytes >= share - max(sizes)
 
 
+@given(sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=200), wanted=st.integers(1, 40))
+def test_a_small_archive_is_shared_out(sizes: list[int], wanted: int) -> None:
+    made = [Source(str(i), size) for i, size in enumerate(sizes)]
+    shards = make_shards(made, shard_bytes=10**9, shard_videos=1000, min_shards=wanted)
+    share = sum(sizes) / wanted
+    for shard in shards:
+        assert (
+            len(shard.sources) == 1
+            or shard.size_bytes <= share + max(s.size_bytes or 0 for s in shard.sources) / 2
+        )
+    assert len(make_shards(made, shard_bytes=10**9, shard_videos=1000)) == 1
+    alike = [Source(str(i), 100) for i in range(wanted * 3)]
+    assert [
+        len(shard.sources)
+        for shard in make_shards(alike, shard_bytes=10**9, shard_videos=99, min_shards=wanted)
+    ] == [3] * wanted
+
+
+def test_min_shards_reach_the_plan(tmp_path: Path) -> None:
+    made = [Source(f"/{i}.mp4", 100) for i in range(16)]
+    shards = extend_plan(Storage(tmp_path), made, shard_bytes=10**9, shard_videos=256, min_shards=8)
+    assert [len(shard.sources) for shard in shards] == [2] * 8
+    assert load_plan(Storage(tmp_path)).shards() == shards
+
+
 def test_long_videos_come_first_and_alone() -> None:
     made = [Source("a", 10), Source("b", 5000), Source("c", 20), Source("d", None), Source("e", 30)]
     shards = make_shards(made, shard_bytes=100, shard_videos=10)

@@ -132,12 +132,18 @@ def test_scores_that_are_not_numbers_are_an_error_of_the_model():
 
 def test_arguments_that_do_not_fit_are_refused():
     scores = EchoScores(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([False, True]))
-    with pytest.raises(ValueError, match="budget -1"):
+    with pytest.raises(ValueError, match="got -1"):
         select_tokens(scores, budget=-1)
+    for wrong in (2.5, 2.0, True, "2", None):
+        with pytest.raises(ValueError, match="budget must be a whole number of tokens"):
+            select_tokens(scores, budget=wrong)
+    assert select_tokens(scores, budget=np.int64(1)).tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match=r"\(3, 2\)"):
         select_tokens(scores, budget=1, relevance=torch.zeros(3, 2))
     with pytest.raises(ValueError, match="'share'"):
         select_tokens(scores, budget=1, relevance=torch.zeros(2, 3), first="last")
+    with pytest.raises(ValueError, match="'share' or 'whole', got 'last'"):
+        select_tokens(scores, budget=1, first="last")
     with pytest.raises(ValueError, match="has_past"):
         select(torch.zeros(3), torch.ones(2, dtype=torch.bool), budget=1, cells=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echoprune.data import TimeGrid, VideoInfo
-from echoprune.errors import ConfigError
-from echoprune.sample import Sampling, time_grid
+from echoprune.errors import ConfigError, MediaError
+from echoprune.sample import Sampling, parse_fps, time_grid
 
 
 def _info(gaps: list[int], *, start: int = 0, time_base: Fraction = Fraction(1, 1000)) -> VideoInfo:
@@ -110,3 +111,83 @@ def test_the_last_frame_at_or_before_each_instant(
 def test_wrong_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="give"):
         Sampling(**wrong)
+
+
+def test_products_beyond_64_bits_are_exact() -> None:
+    rate = Fraction(999_999_999_999_989, 999_999_999_999_999)
+    info = _info([7 * 10**12] * 30, time_base=Fraction(1, 10**12 + 39))
+    grid = _grid(info, Sampling(fps=rate))
+    duration = Fraction(210 * 10**12, 10**12 + 39)
+    instants = [k / rate for k in range(len(grid.times_s) + 1)]
+    assert instants[-2] < duration <= instants[-1]
+    assert grid.times_s.tolist() == [float(t) for t in instants[:-1]]
+    assert grid.frame_pts.tolist() == [
+        max(int(p) for p in info.pts if p * info.time_base <= t) for t in instants[:-1]
+    ]
+
+
+def test_millions_of_instants_take_a_moment_and_more_are_refused() -> None:
+    month = _info([600_000] * 6 * 24 * 30)
+    begun = time.monotonic()
+    grid = _grid(month, Sampling())
+    # 0.2 s; two lists of Python fractions took 12 s.
+    assert time.monotonic() - begun < 4
+    assert (grid.frames, grid.times_s[-1]) == (5_184_000, 2_591_999.5)
+    with pytest.raises(
+        MediaError, match=r"v\.mp4: 25,920,000 frames would be sampled of 2592000 s"
+    ) as raised:
+        _grid(month, Sampling(fps=Fraction(10)))
+    assert (raised.value.stage, raised.value.kind) == ("probe", "too_long")
+    assert _grid(month, Sampling(fps=Fraction(10), max_frames=4)).times_s.tolist() == [
+        0,
+        648e3,
+        1296e3,
+        1944e3,
+    ]
+    with pytest.raises(MediaError):
+        _grid(_info([2**62]), Sampling())
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("2", Fraction(2)),
+        ("0.5", Fraction(1, 2)),
+        (".5", Fraction(1, 2)),
+        ("2.", Fraction(2)),
+        ("30000/1001", Fraction(30000, 1001)),
+        ("1000", Fraction(1000)),
+        ("0.123456789012345", Fraction(123456789012345, 10**15)),
+    ],
+)
+def test_rates_as_written(text: str, rate: Fraction) -> None:
+    assert parse_fps(text) == rate == parse_fps(str(parse_fps(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e999999999",
+        "1e3",
+        "0",
+        "0/5",
+        "2/0",
+        "-1",
+        "1001",
+        "nan",
+        "inf",
+        "",
+        " 2",
+        "2 fps",
+        "9" * 10_000,
+        "\u0662",
+        "1_0",
+    ],
+)
+def test_what_is_no_rate_is_one_line_at_once(text: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="--fps is") as raised:
+        parse_fps(text)
+    assert time.monotonic() - begun < 1
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 200

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from echoprune.errors import ConfigError, MediaError
+from echoprune.probe import scan_video
 from echoprune.sources import Source, content_id, list_sources, video_id
 
 
@@ -92,6 +97,14 @@ def test_a_name_that_is_not_utf8_is_kept_readable(archive: Path) -> None:
     found = list_sources([archive])
     assert str(archive / "caf\\xe9.mp4") in [source.uri for source in found]
     assert len({source.video_id for source in found}) == 4
+    with pytest.raises(
+        MediaError, match="rename it, the escapes stand for bytes that are not UTF-8"
+    ) as raised:
+        scan_video(str(archive / "caf\\xe9.mp4"))
+    assert raised.value.kind == "missing"
+    url = os.fsdecode(b"s3://bucket/caf\xe9.mp4")
+    assert [source.uri for source in list_sources([url])] == ["s3://bucket/caf\\xe9.mp4"]
+    assert len(list_sources([url])[0].video_id) == 20
 
 
 @pytest.mark.parametrize("kind", ["txt", "@list", "jsonl", "csv", "parquet"])
@@ -125,7 +138,7 @@ def test_nothing_to_index_is_one_line_with_a_cure(archive: Path) -> None:
         f"{archive}/*.mpg": "holds no video",
         f"@{archive}/missing": "cannot read manifest",
         f"{archive}/missing.txt": "cannot read manifest",
-        f"{archive}/bad.csv": "needs a column uri",
+        f"{archive}/bad.csv": "needs one column uri",
         f"{archive}/none.txt": "no videos in",
         "s3://bucket/": "put the urls of its videos into a manifest",
     }
@@ -155,13 +168,59 @@ def test_ids_are_hashes(tmp_path: Path) -> None:
     assert (caught.value.stage, caught.value.kind) == ("probe", "missing")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look anywhere")
-def test_what_may_not_be_looked_at_is_named(archive: Path) -> None:
-    locked = archive / "locked"
-    locked.mkdir(mode=0)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everyone may enter: those of pytest are closed to others, and would hide what is tested."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without the rights of root, who may look anywhere."""
+    user = os.geteuid()
     try:
-        assert list_sources([locked / "a.mp4"]) == [Source(str(locked / "a.mp4"), None)]
-        with pytest.raises(ConfigError, match=r"cannot list .*locked: Permission denied"):
-            list_sources([archive])
+        if user == 0:
+            os.seteuid(65534)
+    except OSError:
+        pytest.skip("root may not become nobody here")
+    try:
+        yield
     finally:
-        locked.chmod(0o700)
+        os.seteuid(user)
+
+
+def test_what_may_not_be_looked_at_is_named(open_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (open_folder / "a.mp4").write_bytes(b"x")
+    locked = open_folder / "lost+found"
+    locked.mkdir(mode=0o700)
+    (locked / "b.mp4").write_bytes(b"x")
+    locked.chmod(0)
+    with nobody(), caplog.at_level(logging.WARNING):
+        assert list_sources([locked / "b.mp4"]) == [Source(str(locked / "b.mp4"), None)]
+        assert list_sources([open_folder]) == [Source(str(open_folder / "a.mp4"), 1)]
+        assert f"cannot list {locked}: Permission denied; its videos are left out" in caplog.text
+        with pytest.raises(ConfigError, match=r"cannot list .*lost\+found: Permission denied"):
+            list_sources([locked])
+        assert list_sources([f"{open_folder}/*"]) == [Source(str(open_folder / "a.mp4"), 1)]
+
+
+def test_a_file_that_may_not_be_read(open_folder: Path) -> None:
+    path = open_folder / "a.mp4"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    with nobody():
+        assert list_sources([path]) == [Source(str(path), 1)]
+        for read in (content_id, scan_video):
+            with pytest.raises(MediaError) as raised:
+                read(str(path))
+            assert (raised.value.stage, raised.value.kind) == ("probe", "unreadable")
+
+
+def test_a_mistyped_path_is_no_failed_video(archive: Path) -> None:
+    for name in ("vidoes", "sub/deep/z", "raw.data", "a b.mp4/x"):
+        with pytest.raises(ConfigError, match=f"there is no file or folder {archive / name}: check the path"):
+            list_sources([archive, archive / name])
+    (archive / "dangling").symlink_to("nowhere")
+    assert list_sources([archive / "dangling"]) == [Source(str(archive / "dangling"), None)]

@@ -8,7 +8,7 @@ import pytest
 
 from echoprune.errors import NotAStoreError, StoreError
 from echoprune.schema import SETTINGS_FILE
-from echoprune.status import store_status
+from echoprune.status import named, store_status
 from echoprune.store import create_store, open_store
 from tests import stores as made
 
@@ -46,3 +46,10 @@ def test_a_damaged_report_is_named(tmp_path: Path) -> None:
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(NotAStoreError):
         store_status(tmp_path)
+
+
+def test_a_failure_on_a_line_names_its_video() -> None:
+    short = {"uri": "/a  b.mp4", "message": "frames patched by the decoder: 3"}
+    assert named(short) == "/a b.mp4: frames patched by the decoder: 3"
+    whole = {"uri": "/a  b.mp4", "message": "/a b.mp4: 0 bytes; copy the file again"}
+    assert named(whole) == whole["message"]

@@ -104,6 +104,11 @@ def start(*arguments: str | Path, more: dict[str, str] | None = None) -> subproc
 
 def actors(driver: int, name: str) -> list[int]:
     """Process ids of the Ray actors of that class that a started command has brought up so far."""
+    return processes(driver, f"ray::{name}")
+
+
+def processes(driver: int, name: str) -> list[int]:
+    """Process ids of what a started command has brought up, with `name` in their program's path or title."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -111,7 +116,7 @@ def actors(driver: int, name: str) -> list[int]:
             inherited = (entry / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue  # not a process, or gone meanwhile
-        if title.startswith(f"ray::{name}") and f"{MARK}={marks[driver]}" in inherited:
+        if name in title.split("\0")[0] and f"{MARK}={marks[driver]}" in inherited:
             found.append(int(entry.name))
     return found
 

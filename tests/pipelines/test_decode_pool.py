@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import ray
 
+from echoprune.data import Frames
 from echoprune.errors import MediaError
 from echoprune.models import frame_layout
 from echoprune.sample import Sampling
-from pipelines.decode_actor import DecodeActor, VideoOpener
-from pipelines.decode_pool import DecodePool
+from pipelines.decode_actor import DecodeActor, Opened, VideoOpener
+from pipelines.decode_pool import DECODER_BYTES, DecodePool
 from pipelines.ray_session import session
 from tests.clips import Clip, even, write
 
@@ -49,19 +50,72 @@ def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [first, str(missing), *others]
 
 
+class Broken(Decoder):
+    """A decode actor with a defect that shows on the video of 100 frames: `open` or `segment` fails unexpectedly."""
+
+    where = "open"
+
+    def open(self, uri: str) -> Opened:
+        if self.where == "open" and Path(uri).name == "100.mp4":
+            raise ValueError("a defect\nin two lines")
+        return super().open(uri)
+
+    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
+        super().begin(span, opened, first_cell, stop_cell, decoder)
+        if self.where == "segment" and Path(opened.info.uri).name == "100.mp4":
+            self._spans[span] = iter([])  # so that `segment` raises StopIteration
+
+
+class BrokenLater(Broken):
+    where = "segment"
+
+
+class Swelling(Decoder):
+    """A decode actor that takes more and more memory on the video of 300 frames, with decoders but `spared`."""
+
+    spared = "pyav"
+
+    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
+        super().begin(span, opened, first_cell, stop_cell, decoder)
+        if Path(opened.info.uri).name == "300.mp4" and decoder != self.spared:
+            self._spans[span] = swell(self._spans[span])
+
+
+class SwellingAlways(Swelling):
+    spared = ""
+
+
+def swell(segments: Iterator[Frames]) -> Iterator[Frames]:
+    yield next(segments)
+    taken = []
+    for _ in range(200):
+        taken.append(np.ones(32 << 20, np.uint8))
+        time.sleep(0.05)
+    raise AssertionError("it was not ended")
+
+
 class Pool:
     """A pool whose actors a test can reach."""
 
     def __init__(
-        self, opener: VideoOpener, *, count: int, lookahead: int = 2, timeout_s: float = 60.0
+        self,
+        opener: VideoOpener,
+        *,
+        count: int,
+        lookahead: int = 2,
+        timeout_s: float = 60.0,
+        actor: type[Decoder] = Decoder,
+        memory_bytes: int = DECODER_BYTES,
     ) -> None:
         self.handles: list[object] = []
 
         def make() -> object:
-            self.handles.append(ray.remote(Decoder).options(num_cpus=0.1, max_restarts=0).remote(opener))
+            self.handles.append(ray.remote(actor).options(num_cpus=0.1, max_restarts=0).remote(opener))
             return self.handles[-1]
 
-        self.pool = DecodePool(make, count=count, lookahead=lookahead, timeout_s=timeout_s)
+        self.pool = DecodePool(
+            make, count=count, lookahead=lookahead, timeout_s=timeout_s, memory_bytes=memory_bytes
+        )
 
     def process(self, index: int) -> int:
         return ray.get(self.handles[index].process.remote())
@@ -207,3 +261,46 @@ def test_a_video_left_unread_does_not_hold_up_the_next(
         found.append(np.concatenate([segment.pixels for segment in segments]))
     assert same(found, [expected[2]])
     pool.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_unexpected_error_while_opening_ahead_fails_that_video_alone(
+    opener: VideoOpener, uris: list[str], expected: list[object], count: int
+) -> None:
+    pool = Pool(opener, count=count, actor=Broken).pool
+    first, second, third = uris[0], uris[2], uris[3]
+    assert same(read(pool, [first, second, third]), [expected[0], "ValueError", expected[3]])
+    for video in pool.videos([second], decoder="auto"):
+        with pytest.raises(MediaError) as raised:
+            video.open()
+        assert str(raised.value) == f"{second}: ValueError: a defect in two lines"
+        assert raised.value.stage == "probe"
+    pool.close()
+
+
+def test_an_unexpected_error_while_decoding_ahead_fails_that_video_alone(
+    opener: VideoOpener, uris: list[str], expected: list[object]
+) -> None:
+    # One actor that is asked for twenty segments has met the defect of the second video before the first is consumed.
+    pool = Pool(opener, count=1, lookahead=20, actor=BrokenLater).pool
+    assert same(read(pool, [uris[0], uris[2], uris[3]]), [expected[0], "StopIteration", expected[3]])
+    pool.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_swelling_decoder_is_killed_and_pyav_tried(
+    opener: VideoOpener, uris: list[str], expected: list[object], count: int
+) -> None:
+    pool = Pool(opener, count=count, actor=Swelling, memory_bytes=1 << 30)
+    assert same(read(pool.pool, uris), expected)
+    assert len(pool.handles) == count + 1
+    pool.pool.close()
+
+
+def test_a_video_that_makes_its_decoder_swell_twice_fails_alone(
+    opener: VideoOpener, uris: list[str], expected: list[object]
+) -> None:
+    pool = Pool(opener, count=1, actor=SwellingAlways, memory_bytes=1 << 30)
+    assert same(read(pool.pool, uris), ["decoder_swelled", *expected[1:]])
+    assert len(pool.handles) == 3
+    pool.pool.close()

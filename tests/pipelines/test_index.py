@@ -15,7 +15,7 @@ import torch
 
 import echoprune
 from tests import oracle
-from tests.pipelines.conftest import actors, report, run, start, tables
+from tests.pipelines.conftest import actors, processes, report, run, start, tables
 
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
 # Small shards, so that a run has several commits; small segments, so that a clip has several.
@@ -202,6 +202,29 @@ def test_signals_leave_cleanly(
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"echoprune: {word}") and "Traceback" not in err
     assert json.loads(next((store / "lease").iterdir()).read_text())["released"] is True
+
+
+@pytest.mark.parametrize(
+    ("sent", "program", "code", "word"),
+    [(signal.SIGINT, "gcs_server", 130, "interrupted"), (signal.SIGTERM, "raylet", 143, "terminated")],
+)
+def test_signals_while_ray_starts(
+    archive: Path, tiny: Path, tmp_path: Path, sent: signal.Signals, program: str, code: int, word: str
+) -> None:
+    process = start("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
+    deadline = time.monotonic() + 60
+    while not processes(process.pid, program):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"echoprune: {word}") and "Traceback" not in err
+    assert not (tmp_path / "store").exists()
+    while left := processes(process.pid, "/ray/"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_two_drivers_on_one_store(archive: Path, tiny: Path, tmp_path: Path) -> None:

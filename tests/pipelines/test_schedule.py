@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from echoprune.errors import ModelError, StoreError
+from echoprune.errors import ConfigError, ModelError, StoreError
 from pipelines.events import Event, ShardCommitted, VideoDone, VideoStarted
 from pipelines.ray_session import session
 from pipelines.schedule import DEATHS_PER_SHARD, DEATHS_PER_VIDEO, LOADS, Scheduler
@@ -53,6 +54,10 @@ class Worker:
                 raise StoreError("disk full")
             if what == "raise":
                 raise MemoryError("too large")
+            if what == "wrong":
+                raise ConfigError("--keep is wrong")
+            if what == "io" or (what == "io twice" and self._note(video) <= 2):
+                raise OSError(errno.EIO, "input/output error")
             yield VideoDone(video, video, "ok", 1, 1.0, 1, 1, 1, "", "")
         yield ShardCommitted(shard.shard_id, 1, 0.0, 0.0, 0.0)
 
@@ -135,6 +140,22 @@ def test_a_store_error_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="disk full"):
         run.on(Shard("s", ("a:full",)))
     assert run.made == 1
+
+
+def test_a_wrong_option_found_by_a_worker_ends_the_run_as_wrong_usage(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(ConfigError, match="--keep is wrong"):
+        run.on(Shard("s", ("a:wrong",)))
+    assert run.made == 1
+
+
+def test_an_error_of_the_disk_is_no_videos_fault(tmp_path: Path) -> None:
+    run = Run(tmp_path).on(Shard("s", ("a:io twice", "b:ok")))
+    assert run.committed == {"s": 1} and run.last_status("a:io twice") == "ok"
+    run = Run(tmp_path)
+    with pytest.raises(StoreError, match=f"broke its worker {DEATHS_PER_SHARD} times.*input/output error"):
+        run.on(Shard("t", ("a:io",)))
+    assert run.scheduler.quarantined == set() and run.made == DEATHS_PER_SHARD
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

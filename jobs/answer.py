@@ -1,0 +1,126 @@
+"""`echoprune answer`: questions about stored videos in, answers out. `python -m jobs.answer` is the same command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from jobs.exits import FAILED_VIDEOS, OK, run_module
+from jobs.options import options_of
+from jobs.progress import duration, progress_on_stderr, short, shown, size
+from pipelines.answer_config import AnswerConfig
+
+SHOWN_FAILURES = 5
+SHOWN_TEXT = 300
+
+
+@click.command()
+@click.argument("store")
+@options_of(AnswerConfig)
+@click.option(
+    "--by", multiple=True, metavar="COLUMN", help="Accuracy by this column, again for several. Default: kind."
+)
+@click.option("--limit", type=click.IntRange(0), default=0, help="Print this many answers at the end.")
+def answer(limit: int, **options: Any) -> int:
+    """Answer questions about the videos of STORE; no video is opened.
+
+    Answers go to --out as Parquet, one row a question, with the moments that they rest on. Running the same command
+    again does what is missing, questions that were appended to the file included.
+
+    Exit code: 0 every question has its answer, 3 some failed (their rows say why), 2 wrong usage, 1 the run broke.
+    """
+    config = AnswerConfig(**options)
+    from pipelines.answer import run_answer
+
+    with progress_on_stderr("questions", words=rates) as progress:
+        report = run_answer(config, on_progress=progress)
+    return finish(report, limit=limit)
+
+
+def finish(report: dict[str, Any], *, limit: int, noun: str = "questions") -> int:
+    """Prints the summary, and `limit` answers; returns the exit code."""
+    for line in [*summary(report, noun=noun), *examples(report["config"]["out"], limit)]:
+        click.echo(line)
+    return FAILED_VIDEOS if report["answers"]["failed"] else OK
+
+
+def summary(report: dict[str, Any], *, noun: str) -> list[str]:
+    """The lines printed at the end of a run."""
+    run, answers = report["run"], report["answers"]
+    lines = []
+    if run["questions"]["of"]:
+        lines.append(
+            f"{run['questions']['done']} {noun} in {duration(run['elapsed_s'])} ({run['questions_per_s']:.1f}/s); "
+            f"{short(run['visual_tokens'])} visual tokens seen, {short(run['new_tokens'])} tokens of text, "
+            f"{size(run['answer_bytes'])} written"
+        )
+    else:
+        lines.append(f"nothing to do: all of these {noun} are in the answers")
+    counts = ", ".join(f"{answers[name]} {name}" for name in ("ok", "empty", "failed"))
+    lines.append(f"answers {shown(report['config']['out'])}: {counts}")
+    if report["errors"]:
+        classes = ", ".join(f"{name} {count}" for name, count in report["errors"].items())
+        lines.append(f"  failed by class: {shown(classes)}")
+    for question_id, kind, message in run["failures"][:SHOWN_FAILURES]:
+        lines.append(shown(f"  {question_id} failed ({kind}): {message}"))
+    if len(run["failures"]) > SHOWN_FAILURES:
+        lines.append(f"  and {len(run['failures']) - SHOWN_FAILURES} more")
+    return lines + [_accuracy(row) for row in report["accuracy"]]
+
+
+def examples(out: str, limit: int) -> list[str]:
+    """The first `limit` answers as text, by question id."""
+    if not limit:
+        return []
+    from echoprune.answer_store import open_answers
+
+    columns = [
+        "question_id",
+        "uri",
+        "question",
+        "status",
+        "error_class",
+        "raw_text",
+        "parsed_choice",
+        "evidence",
+    ]
+    lines = []
+    for row in open_answers(out).table(columns).slice(0, limit).to_pylist():
+        name = (row["uri"] or "").rsplit("/", 1)[-1]
+        lines.append(shown(f"{row['question_id']} {name}: {row['question']}".rstrip(": ")))
+        if row["status"] != "ok":
+            lines.append(shown(f"  {row['status']} {row['error_class'] or ''}".rstrip()))
+            continue
+        choice = f"[{row['parsed_choice']}] " if row["parsed_choice"] else ""
+        lines.append("  " + shown(choice + row["raw_text"][:SHOWN_TEXT]))
+        moments = [
+            f"{each['start_s']:.1f}-{each['end_s']:.1f} s ({each['score']:.0%})" for each in row["evidence"]
+        ]
+        if moments:
+            lines.append(f"  evidence: {', '.join(moments)}")
+    return lines
+
+
+def rates(snapshot: dict[str, Any]) -> str:
+    """The words beside the bar: speed, tokens, failures, time left."""
+    if not snapshot["questions_per_s"]:
+        return "starting Ray and loading the model"
+    parts = [f"{snapshot['questions_per_s']:.1f}/s", f"{short(snapshot['visual_tokens'])} visual tokens"]
+    if snapshot["failed"]:
+        parts.append(f"{snapshot['failed']} failed")
+    if snapshot["eta_s"] is not None:
+        parts.append(f"{duration(snapshot['eta_s'])} left")
+    return " · ".join(parts)
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    numbers = ("overall", "n", "answered", "failed", "correct", "accuracy", "low", "high")
+    groups = [f"{name} {value}" for name, value in row.items() if name not in numbers]
+    what = "all" if row["overall"] else ", ".join(groups)
+    share = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})" if row["n"] else "none to score"
+    return shown(f"  accuracy of {what}: {share}, {row['correct']} of {row['n']}")
+
+
+if __name__ == "__main__":
+    run_module(answer, "jobs.answer")
