@@ -3,11 +3,13 @@
     EchoPruneError
     ├── ConfigError      the user asked for something that cannot be done; nothing ran        (exit code 2)
     ├── MediaError       one video cannot be read (on); it becomes a row in `failures`        (exit code 3)
+    ├── UnanswerableError    one question cannot be asked; it becomes a failed answer         (exit code 3)
     ├── ModelError       the model cannot be loaded, or computes nonsense; the run stops      (exit code 1)
     │   └── UnknownModelError    no checkpoint there, or none of a family that is known       (exit code 2)
     └── StoreError       the store is damaged, held by another run, or cannot be written      (exit code 1)
         ├── NotAStoreError       the folder holds no store                                    (exit code 2)
-        └── StoreMismatchError   a setting differs from those the store was made with         (exit code 2)
+        ├── StoreMismatchError   a setting differs from those the store was made with         (exit code 2)
+        └── NoSuchVideoError     no video of that name in the store, or several              (exit code 2)
 
 A message says what happened, the value, what would have been accepted, and the cure, on one line.
 """
@@ -28,7 +30,8 @@ class MediaError(EchoPruneError):
 
     `stage` is where it happened: "probe", "decode" or "encode". `kind` is a word to group by (the column
     `class` of the failures table), such as "missing", "empty", "unreadable", "not_a_video",
-    "no_video_stream", "no_frames", "decode_failed", "damaged", "decode_hang", "decoder_died".
+    "no_video_stream", "no_frames", "decode_failed", "damaged", "time_jump", "too_long", "decode_hang",
+    "decoder_died", "decoder_swelled".
     """
 
     def __init__(self, message: str, *, stage: str, kind: str) -> None:
@@ -63,3 +66,19 @@ class NotAStoreError(StoreError):
 
 class StoreMismatchError(StoreError):
     """A setting differs from the one that the store was made with; the message names the field."""
+
+
+class NoSuchVideoError(StoreError):
+    """A store has no video of the name given, or (`several`) more than one."""
+
+    def __init__(self, message: str, *, several: bool = False) -> None:
+        super().__init__(message)
+        self.several = several
+
+
+class UnanswerableError(EchoPruneError):
+    """A question cannot be asked; `error_class` is a word to group by."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class

@@ -16,6 +16,9 @@ from echoprune.schema import TABLES
 from echoprune.storage import Storage
 
 RECEIPTS = "receipts"
+# The folder of an answer run has receipts of the same form, for one table.
+ANSWERS = "answers"
+_TABLES = (*TABLES, ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class StoredFile:
 class Receipt:
     """What one commit of one shard wrote, and who wrote it when.
 
-    `ok`, `partial`, `failed` count its videos. Times are ISO 8601, UTC. `versions` and `config` are for people.
+    `ok`, `partial`, `failed` count its videos; of an answer run its questions, "empty" ones as partial. Times are ISO 8601, UTC. `versions` and `config` are for people.
     """
 
     shard_id: str
@@ -76,12 +79,12 @@ class Receipt:
                 raise ValueError(f"it has the fields {sorted(values)}")
             values["files"] = tuple(StoredFile(**entry) for entry in values["files"])
             for entry in values["files"]:
-                if entry.table not in TABLES or not isinstance(entry.rows, int):
+                if entry.table not in _TABLES or not isinstance(entry.rows, int):
                     raise ValueError(f"{entry.name!r} is no table file")
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"receipt {where} is damaged ({error}): remove it and run index again, which redoes that shard"
+                f"receipt {where} is damaged ({error}): remove it and run the same command again, which redoes that shard"
             ) from error
 
 
@@ -96,7 +99,7 @@ def read_receipts(storage: Storage) -> dict[str, Receipt]:
 def uncovered_files(storage: Storage, receipts: Iterable[Receipt]) -> list[str]:
     """Names of table files that no receipt covers: left by killed runs and by shards that were retried."""
     covered = {file.name for receipt in receipts for file in receipt.files}
-    return [name for table in TABLES for name in storage.names(table) if name not in covered]
+    return [name for table in _TABLES for name in storage.names(table) if name not in covered]
 
 
 def sweep(storage: Storage) -> list[str]:

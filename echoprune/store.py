@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from echoprune.data import TokenSet
 from echoprune.dtype import codec
-from echoprune.errors import NotAStoreError, StoreError
+from echoprune.errors import NoSuchVideoError, NotAStoreError, StoreError
 from echoprune.receipt import StoredFile, read_receipts
 from echoprune.schema import SETTINGS_FILE, TABLES, StoreSettings, table_schema
 from echoprune.storage import Storage
+from echoprune.store_files import StoreFiles, column_values
 
 # Where a video's rows are: found while its videos file is read, not columns of the table.
 _PLACE = ("_shard_id", "_cell_row")
@@ -68,6 +66,7 @@ class TokenStore:
         self.storage = storage
         self.settings = _read_settings(storage)
         self.receipts = read_receipts(storage)
+        self.tables = StoreFiles(storage, self.receipts)
 
     def __repr__(self) -> str:
         return f"TokenStore({self.storage.url!r}, {len(self.receipts)} shards)"
@@ -88,28 +87,30 @@ class TokenStore:
         return table.sort_by([("uri", "ascending"), ("attempt", "ascending")])
 
     def resolve(self, video: str) -> str:
-        """The id of the video meant. Raises StoreError if there is none, or several of that file name."""
+        """The id of the video meant. Raises NoSuchVideoError if there is none, or several of that file name."""
         return str(self._find(video)["video_id"])
 
-    def cells(self, video: str) -> pa.Table:
-        """The cells of one video, a table of its T rows in order; none for a failed video."""
+    def video(self, video: str) -> dict[str, Any]:
+        """The videos row of the video meant; errors as `resolve`."""
+        row = self._find(video)
+        return {name: value for name, value in row.items() if name not in _PLACE}
+
+    def cells(self, video: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The cells of one video, a table of its T rows in order, with all columns or those named; none if it failed."""
         row = self._find(video)
         schema = table_schema("cells", self.settings)
-        groups = [
-            table for table, _ in self._rows("cells", row, row["_cell_row"], row["cells"], schema.names)
-        ]
-        return pa.concat_tables(groups).combine_chunks() if groups else schema.empty_table()
+        names = schema.names if columns is None else list(columns)
+        read = list(dict.fromkeys([*names, "video_id"]))
+        groups = [table for table, _ in self._rows("cells", row, row["_cell_row"], row["cells"], read)]
+        table = pa.concat_tables(groups).combine_chunks() if groups else schema.empty_table()
+        return table.select(names)
 
     def tokens(self, video: str) -> TokenSet:
         """The kept tokens of one video, decoded: in the store's dtype, int8 as float32; on the CPU.
 
         Raises StoreError for a video that is not there or failed, and where the store is damaged.
         """
-        row = self._find(video)
-        if row["status"] == "failed":
-            raise StoreError(
-                f"video {row['uri']} failed at {row['error_stage']} ({row['error_class']}): it has no tokens; retry it"
-            )
+        row = self._find_with_tokens(video)
         schema = table_schema("tokens", self.settings)
         names = [name for name in schema.names if name != "video_id"]
         count = row["kept"]
@@ -122,8 +123,41 @@ class TokenStore:
                 columns[name] = np.empty(count, dtype=kind.to_pandas_dtype())
         for table, start in self._rows("tokens", row, row["token_row"], count, schema.names):
             for name in names:
-                columns[name][start : start + len(table)] = _values(table[name])
-        return self._token_set(row, columns)
+                columns[name][start : start + len(table)] = column_values(table[name])
+        return self._token_set(row, columns, self.cells(row["video_id"], ("time_s", "anchor")))
+
+    def token_chunks(self, video: str, *, first: int = 0, count: int | None = None) -> Iterator[TokenSet]:
+        """`tokens(video)` from row `first` on, `count` of them or all, one row group (32 to 64 MB) after another."""
+        row = self._find_with_tokens(video)
+        names = table_schema("tokens", self.settings).names
+        cells = self.cells(row["video_id"], ("time_s", "anchor"))
+        taken = row["kept"] - first if count is None else count
+        for table, _ in self._rows("tokens", row, row["token_row"] + first, taken, names):
+            # Copied: what is read may not be written, and a tensor over it could be.
+            columns = {name: column_values(table[name]).copy() for name in names if name != "video_id"}
+            yield self._token_set(row, columns, cells)
+
+    def _find_with_tokens(self, video: str) -> dict[str, Any]:
+        row = self._find(video)
+        if row["status"] == "failed":
+            raise StoreError(
+                f"video {row['uri']} failed at {row['error_stage']} ({row['error_class']}): it has no tokens"
+            )
+        return row
+
+    def video_rows(self, table: str, video: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of one video in "cells" or "tokens", the named columns, a row group at a time, in order."""
+        row = self._find(video)
+        first, count = (
+            (row["_cell_row"], row["cells"]) if table == "cells" else (row["token_row"], row["kept"])
+        )
+        names = list(dict.fromkeys([*columns, "video_id"]))
+        for piece, _ in self._rows(table, row, first, count, names):
+            yield piece.select(list(columns))
+
+    def places(self) -> pa.Table:
+        """`videos()` with `_shard_id` and `_cell_row`, the row of a video's first cell in its shard's cells."""
+        return self._located
 
     def sql_views(self) -> str:
         """SQL for DuckDB: one view per table over the files that receipts cover (tables without files left out)."""
@@ -174,11 +208,12 @@ class TokenStore:
             return _row(table, int(matches[0]))
         if len(matches):
             uris = table["uri"].take(pa.array(matches[:3])).to_pylist()
-            raise StoreError(
-                f"{len(matches)} videos are named {video}, such as {', '.join(uris)}: give the whole uri"
+            raise NoSuchVideoError(
+                f"{len(matches)} videos are named {video}, such as {', '.join(uris)}: give the whole uri",
+                several=True,
             )
         example = f", such as {table['video_id'][0]} ({table['uri'][0]})" if len(table) else ""
-        raise StoreError(
+        raise NoSuchVideoError(
             f"no video {video!r} among the {len(table)} of {self.storage.url}: "
             f"give an id of 20 hex digits, a uri or a file name{example}"
         )
@@ -191,7 +226,7 @@ class TokenStore:
         begin = 0
         for file in self.receipts[video["_shard_id"]].files_of(table):
             if done < count and begin + file.rows > first:
-                with self._damage(file.name), self._open(file.name) as parquet:
+                with self.tables.damage(file.name), self.tables.open(file.name) as parquet:
                     at = begin
                     for group in range(parquet.num_row_groups):
                         rows = parquet.metadata.row_group(group).num_rows
@@ -214,9 +249,10 @@ class TokenStore:
                 f"remove receipts/{video['_shard_id']}.json and run index again"
             )
 
-    def _token_set(self, video: dict[str, Any], columns: dict[str, npt.NDArray[Any]]) -> TokenSet:
+    def _token_set(
+        self, video: dict[str, Any], columns: dict[str, npt.NDArray[Any]], cells: pa.Table
+    ) -> TokenSet:
         store = codec(self.settings.dtype)
-        cells = self.cells(video["video_id"])
         t = columns["t"].astype(np.int64)
         layers = [
             store.decode(columns[f"deepstack_{i}"], columns.get(f"deepstack_{i}_scale"))
@@ -235,31 +271,14 @@ class TokenStore:
         )
 
     def _read(self, name: str, schema: pa.Schema) -> pa.Table:
-        with self._damage(name), self._open(name) as parquet:
+        with self.tables.damage(name), self.tables.open(name) as parquet:
             table = parquet.read()
             if not table.schema.equals(schema, check_metadata=True):
                 raise pa.ArrowInvalid("its columns or metadata are not those of this store")
             return table
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[Any]:
-        with self.storage.open_input(name) as source:
-            yield pq.ParquetFile(source, page_checksum_verification=True)
-
-    @contextmanager
-    def _damage(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            shard_id = Path(name).name.split(".")[0].split("-")[0]
-            raise StoreError(
-                f"{self.storage.url_of(name)} is damaged ({reason}): remove receipts/{shard_id}.json and run index "
-                "again, which redoes that shard"
-            ) from error
-
     def _sha256(self, file: StoredFile) -> str:
-        with self._damage(file.name), self.storage.open_input(file.name) as source:
+        with self.tables.damage(file.name), self.storage.open_input(file.name) as source:
             digest = hashlib.sha256()
             while block := source.read(1 << 20):
                 digest.update(block)
@@ -273,14 +292,3 @@ def _read_settings(storage: Storage) -> StoreSettings:
 def _row(table: pa.Table, at: int) -> dict[str, Any]:
     row: dict[str, Any] = table.slice(at, 1).to_pylist()[0]
     return row
-
-
-def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """(n,) values, or (n, bytes) uint8 of a fixed_size_binary column, without a Python object per row."""
-    array = column.combine_chunks()
-    if not pa.types.is_fixed_size_binary(array.type):
-        return np.asarray(array.to_numpy(zero_copy_only=False))
-    width = array.type.byte_width
-    return np.frombuffer(array.buffers()[1], np.uint8, len(array) * width, array.offset * width).reshape(
-        -1, width
-    )

@@ -1,4 +1,4 @@
-"""What an index worker tells the driver while it works on a shard: small, and never a tensor."""
+"""What a worker tells the driver while it works on a shard: small, and never a tensor."""
 
 from __future__ import annotations
 
@@ -38,8 +38,27 @@ class VideoDone:
 
 
 @dataclass(frozen=True)
+class QuestionsStarted:
+    """From here on the worker's death would be the doing of one of these questions."""
+
+    question_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QuestionDone:
+    """One question has its answer, which is not committed yet. `tokens`: visual tokens that the model saw."""
+
+    question_id: str
+    status: str
+    error_class: str
+    error: str
+    tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
 class ShardCommitted:
-    """The shard's receipt is in the store; `*_s` say where the worker's time went."""
+    """The shard's receipt is in the store; `*_s` say where the worker's time went, `encode_s` its work proper."""
 
     shard_id: str
     bytes: int
@@ -48,4 +67,13 @@ class ShardCommitted:
     commit_s: float
 
 
-Event = VideoStarted | CellsDone | VideoDone | ShardCommitted
+Event = VideoStarted | CellsDone | VideoDone | QuestionsStarted | QuestionDone | ShardCommitted
+
+
+def in_hand(event: Event) -> tuple[str, ...] | None:
+    """The ids of what a worker that told `event` has in hand from now on; None if that is what it was before."""
+    if isinstance(event, VideoStarted):
+        return (event.video_id,)
+    if isinstance(event, QuestionsStarted):
+        return event.question_ids
+    return None if isinstance(event, CellsDone) else ()

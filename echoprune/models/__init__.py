@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from echoprune.errors import ConfigError, UnknownModelError
 from echoprune.models import checkpoint
 from echoprune.models.encoder import Encoder, Family, FrameLayout, ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from echoprune.models.answerer import Answerer
 
 __all__ = [
     "Encoder",
@@ -20,8 +26,10 @@ __all__ = [
     "families",
     "fingerprint",
     "frame_layout",
+    "load_answerer",
     "load_encoder",
     "model_settings",
+    "word_rows",
 ]
 
 # model_type in config.json -> the adapter module, whose FAMILY describes it.
@@ -68,11 +76,48 @@ def load_encoder(
     (the checkpoint's own) | fp32 | bf16 | fp16. Raises ModelError when the model is missing, of an unknown family,
     or lacks vision weights; ConfigError when an option cannot be met.
     """
+    if segment_cells < 1:
+        raise ConfigError(f"segment_cells {segment_cells} is not accepted: give at least 1")
+    folder, family = _find(model)
+    settings = family.settings(folder, max_pixels)
+    target, dtype = _place(device, compute_dtype, settings.dtype)
+    return family.load(folder, settings, segment_cells, target, dtype)
+
+
+def load_answerer(
+    model: str,
+    *,
+    device: str = "auto",
+    compute_dtype: str = "auto",
+    positions: str = "auto",
+    empty_cells: str = "drop",
+) -> Answerer:
+    """The whole of `model` on `device`, to answer with; its vision tower is loaded with it and not used.
+
+    `positions`: auto | original | compact, of kept tokens in families without places in time and space (auto: compact).
+    `empty_cells`: drop | keep, the time text of cells that keep nothing. For the rest and the errors see `load_encoder`.
+    """
+    from echoprune.models.answerer import Answerer, chat_template, load_model  # noqa: PLC0415
+
+    folder, family = _find(model)
+    target, dtype = _place(device, compute_dtype, family.settings(folder, None).dtype)
+    checkpoint.fetch_weights(folder)
+    loaded, tokenizer = load_model(folder, family.weights_class, device=target, dtype=dtype)
+    return Answerer(
+        loaded,
+        tokenizer,
+        style=family.prompt(loaded.config),
+        template=chat_template(folder),
+        positions=positions,
+        empty_cells=empty_cells,
+    )
+
+
+def _place(device: str, compute_dtype: str, own_dtype: str) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype that two options mean; ConfigError where they cannot be met."""
     import torch  # noqa: PLC0415 - a decode process imports this module for FrameLayout alone
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if segment_cells < 1:
-        raise ConfigError(f"segment_cells {segment_cells} is not accepted: give at least 1")
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device {device!r} is not accepted: use auto, cpu or cuda")
     if compute_dtype != "auto" and compute_dtype not in dtypes:
@@ -80,15 +125,18 @@ def load_encoder(
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise ConfigError("device 'cuda' is not there: torch sees no GPU; use --device cpu, or auto")
-    folder, family = _find(model)
-    settings = family.settings(folder, max_pixels)
     target = (
         torch.device("cuda", torch.cuda.current_device())
         if has_gpu and device != "cpu"
         else torch.device("cpu")
     )
-    dtype = dtypes[settings.dtype if compute_dtype == "auto" else compute_dtype]
-    return family.load(folder, settings, segment_cells, target, dtype)
+    return target, dtypes[own_dtype if compute_dtype == "auto" else compute_dtype]
+
+
+def word_rows(model: str) -> tuple[Path, Any]:
+    """The folder of `model`, and the lazy slice of its input embeddings; see `checkpoint.embedding_slice`."""
+    folder, family = _find(model)
+    return folder, checkpoint.embedding_slice(folder, family)
 
 
 def _find(model: str) -> tuple[Path, Family]:

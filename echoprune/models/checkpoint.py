@@ -114,26 +114,9 @@ def config_dtype(folder: Path, family: Family) -> str:
 
 
 def mapped_names(names: Iterable[str], folder: Path, family: Family) -> dict[str, str]:
-    """{stored name: name in the vision tower} for those of `names` that are vision weights, whatever the layout.
-
-    The library collects its renamings from a model, which is built without memory for weights; 0.1 s for 7B.
-    """
-    # Imports torch and takes seconds: only those who read weights pay.
-    import torch  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
-    from transformers import conversion_mapping, core_model_loading  # noqa: PLC0415
-
-    model_class = getattr(transformers, family.weights_class)
-    with torch.device("meta"):
-        model = model_class(model_class.config_class.from_pretrained(folder))
-    rules = conversion_mapping.get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, core_model_loading.WeightRenaming)]
-    today_names = model.state_dict()
+    """{stored name: name in the vision tower} for those of `names` that are vision weights, whatever the layout."""
     mapped: dict[str, str] = {}
-    for name in names:
-        today, _ = core_model_loading.rename_source_key(
-            name, renamings, [], model.base_model_prefix, today_names
-        )
+    for name, today in todays_names(names, empty_model(folder, family)).items():
         for prefix, replacement in family.vision_prefixes.items():
             if today.startswith(prefix):
                 mapped[name] = replacement + today.removeprefix(prefix)
@@ -142,6 +125,58 @@ def mapped_names(names: Iterable[str], folder: Path, family: Family) -> dict[str
             "two stored weights map to one vision weight; the checkpoint mixes layouts: save it again"
         )
     return mapped
+
+
+def empty_model(folder: Path, family: Family) -> Any:
+    """The library's whole model of a checkpoint, without memory for weights; 0.1 s for 7B."""
+    # Imports torch and takes seconds: only those who read weights pay.
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    model_class = getattr(transformers, family.weights_class)
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_pretrained(folder))
+
+
+def todays_names(names: Iterable[str], model: Any) -> dict[str, str]:
+    """{stored name: name in `model`}, whatever the layout; the library collects its renamings from a model."""
+    from transformers import conversion_mapping, core_model_loading  # noqa: PLC0415
+
+    rules = conversion_mapping.get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, core_model_loading.WeightRenaming)]
+    today_names = model.state_dict()
+    return {
+        name: core_model_loading.rename_source_key(name, renamings, [], model.base_model_prefix, today_names)[
+            0
+        ]
+        for name in names
+    }
+
+
+def embedding_slice(folder: Path, family: Family) -> Any:
+    """The lazy safetensors slice (vocabulary, D) of the language model's input embeddings; no other weight is read.
+
+    A checkpoint with tied weights may hold them under the name of the output embeddings. Raises ModelError where
+    there are none.
+    """
+    model = empty_model(folder, family)
+    owner = {id(module): name for name, module in model.named_modules()}
+    accepted = [f"{owner[id(model.get_input_embeddings())]}.weight"]
+    configs = (model.config, model.config.get_text_config())
+    if any(getattr(config, "tie_word_embeddings", False) for config in configs):
+        accepted.append(f"{owner[id(model.get_output_embeddings())]}.weight")
+    index = read_json(folder / _INDEX).get("weight_map")
+    if isinstance(index, dict):
+        stored = {str(name): str(file) for name, file in index.items()}
+    else:
+        _fetch(folder, [_SINGLE])
+        stored = dict.fromkeys(_open_weights(folder / _SINGLE).keys(), _SINGLE)
+    today = todays_names(stored, model)
+    for wanted in accepted:
+        for name in (name for name in stored if today[name] == wanted):
+            _fetch(folder, [stored[name]])
+            return _open_weights(folder / stored[name]).get_slice(name)
+    raise ModelError(f"{folder} holds no {accepted[0]}; download the whole checkpoint again")
 
 
 def vision_tensors(folder: Path, family: Family) -> Iterator[tuple[str, torch.Tensor]]:
@@ -188,6 +223,12 @@ def vision_files(folder: Path, family: Family) -> dict[str, dict[str, str]]:
             "download the whole checkpoint again"
         )
     return files
+
+
+def fetch_weights(folder: Path) -> None:
+    """Downloads the weight files of the whole model that `folder`, the local copy of a hub repository, lacks."""
+    index = read_json(folder / _INDEX).get("weight_map")
+    _fetch(folder, sorted({str(file) for file in index.values()}) if isinstance(index, dict) else [_SINGLE])
 
 
 def _vision_slices(folder: Path, family: Family) -> Iterator[tuple[str, Any]]:

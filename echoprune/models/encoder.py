@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from echoprune.errors import MediaError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from echoprune.data import Frames, TokenGrid
+    from echoprune.models.prompt import PromptStyle
     from echoprune.resize import Resample
 
 # Beyond this the Qwen processors refuse a picture; a 1 x 201 strip has no meaningful tokens either.
@@ -234,8 +235,8 @@ class Family:
     `settings(folder, max_pixels)`. `identity(folder)`: all configuration that tokens depend on, as JSON values.
     `weights_class`: the library's class of the whole model, which maps stored weight names of every public layout to
     today's. `vision_prefixes`: what vision weights start with after that -> what stands there in the tower's names.
-    `load(folder, settings, segment_cells, device,
-    dtype)`.
+    `load(folder, settings, segment_cells, device, dtype)`: its encoder. `prompt(config)`: how the whole model of that
+    configuration is shown a video.
     """
 
     name: str
@@ -244,3 +245,4 @@ class Family:
     weights_class: str
     vision_prefixes: dict[str, str]
     load: Callable[[Path, ModelSettings, int, torch.device, torch.dtype], Encoder]
+    prompt: Callable[[Any], PromptStyle]

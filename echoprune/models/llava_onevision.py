@@ -2,7 +2,7 @@
 
 Each frame is a cell: resized to the one size that the tower takes (384 x 384, whatever its shape), cut into 27 x 27
 patches, projected, and pooled to 14 x 14 tokens. The one newline token that the language model sees after a whole
-video is no part of the grid: it is a weight, the same for all videos, and never scored. Prompts are not covered.
+video is no part of the grid: it is a weight, the same for all videos, never scored, and closes the video in a prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from echoprune.errors import ConfigError, ModelError
 from echoprune.models.checkpoint import config_dtype, read_json, read_preprocessor, vision_tensors
 from echoprune.models.encoder import Family, FrameLayout, ModelSettings, SquareLayout
 from echoprune.models.preprocessor import pixel_rule
+from echoprune.models.prompt import PromptStyle
 from echoprune.models.tower import TowerEncoder, load_layers, load_tower
+from echoprune.view import View
 
 NAME = "llava_onevision"
 # The paper's setting for this family: tau 0.1 over 3 x 3 tokens.
@@ -187,6 +189,22 @@ def _load(
     return TowerEncoder(both, run, settings=settings, segment_cells=segment_cells)
 
 
+def _positions(view: View, kept: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    _, height, width = view.grid_thw
+    t, h, w = kept.unbind(1)
+    return (starts + (t * height + h) * width + w)[None]
+
+
+def _prompt(config: Any) -> PromptStyle:
+    return PromptStyle(
+        axes=1,
+        slot_texts=lambda view, placeholder: [placeholder],
+        slot_width=lambda view: view.tokens + 1,
+        positions=_positions,
+        closing=1,
+    )
+
+
 FAMILY = Family(
     name=NAME,
     settings=_settings,
@@ -194,4 +212,5 @@ FAMILY = Family(
     weights_class="LlavaOnevisionForConditionalGeneration",
     vision_prefixes={"model.vision_tower.": "tower.", "model.multi_modal_projector.": "projector."},
     load=_load,
+    prompt=_prompt,
 )

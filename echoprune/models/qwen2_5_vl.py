@@ -1,7 +1,7 @@
 """Qwen2.5-VL: its vision tower and merger from the library's own class, without its language model.
 
-The tower attends within one cell only, so that segments of any length give the tokens of the whole video. Positions
-of tokens in the language model, and prompts, are not covered.
+The tower attends within one cell only, so that segments of any length give the tokens of the whole video. In a
+prompt the video is one run of tokens, whose positions in time follow the seconds between cells.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ import torch
 
 from echoprune.models.checkpoint import config_dtype, vision_tensors
 from echoprune.models.encoder import Family, ModelSettings
-from echoprune.models.qwen_vision import QwenVision, identity, patch_layout, qwen_encoder, vision_settings
+from echoprune.models.prompt import PromptStyle
+from echoprune.models.qwen_vision import (
+    QwenVision,
+    identity,
+    patch_layout,
+    prompt_style,
+    qwen_encoder,
+    vision_settings,
+)
 from echoprune.models.tower import TowerEncoder, load_tower
+from echoprune.view import View
 
 NAME = "qwen2_5_vl"
 # The paper's setting for this family: tau 0.5 over the whole previous frame.
@@ -93,6 +102,17 @@ def _load(
     return qwen_encoder(tower, settings, segment_cells=segment_cells, device=device)
 
 
+def _prompt(config: Any) -> PromptStyle:
+    tokens_per_second = config.vision_config.tokens_per_second
+
+    def time(view: View, t: torch.Tensor) -> torch.Tensor:
+        # In float32, as the library does it: where a product lies on a whole number, other widths round to its neighbour.
+        step: torch.Tensor = tokens_per_second * torch.tensor(view.cell_s, dtype=torch.float32)
+        return (t * step).long()
+
+    return prompt_style(lambda view, placeholder: [placeholder], time)
+
+
 FAMILY = Family(
     name=NAME,
     settings=_settings,
@@ -100,4 +120,5 @@ FAMILY = Family(
     weights_class="Qwen2_5_VLForConditionalGeneration",
     vision_prefixes={"model.visual.": ""},
     load=_load,
+    prompt=_prompt,
 )

@@ -3,7 +3,8 @@
 The tower attends within one cell only, so that segments of any length give the tokens of the whole video. Beside its
 tokens it gives deepstack maps: one vector per token for each of the first layers of the language model, to be gathered
 with the same indices. Frames are sized one by one within `max_pixels`: the official processor divides a budget of
-pixels among all frames of a clip, which leaves 2 tokens a cell of a two-hour video. Prompts are not covered.
+pixels among all frames of a clip, which leaves 2 tokens a cell of a two-hour video. In a prompt each cell is
+a video of its own after its time as text, which is how the model knows time.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ import torch
 
 from echoprune.models.checkpoint import config_dtype, vision_tensors
 from echoprune.models.encoder import Family, ModelSettings
-from echoprune.models.qwen_vision import QwenVision, identity, patch_layout, qwen_encoder, vision_settings
+from echoprune.models.prompt import PromptStyle
+from echoprune.models.qwen_vision import (
+    QwenVision,
+    identity,
+    patch_layout,
+    prompt_style,
+    qwen_encoder,
+    vision_settings,
+)
 from echoprune.models.tower import TowerEncoder, load_tower
+from echoprune.view import View
 
 NAME = "qwen3_vl"
 # No source names a setting for this family; this is Qwen2.5-VL's.
@@ -97,6 +107,17 @@ def _load(
     return qwen_encoder(tower, settings, segment_cells=segment_cells, device=device)
 
 
+def _slot_texts(view: View, placeholder: str) -> list[str]:
+    """The time of each cell, then the cell, as the library's processor writes them."""
+    return [
+        f"<{centre_s:.1f} seconds><|vision_start|>{placeholder}<|vision_end|>" for centre_s in view.centres_s
+    ]
+
+
+def _prompt(config: Any) -> PromptStyle:
+    return prompt_style(_slot_texts, lambda view, t: torch.zeros_like(t))
+
+
 FAMILY = Family(
     name=NAME,
     settings=_settings,
@@ -104,4 +125,5 @@ FAMILY = Family(
     weights_class="Qwen3VLForConditionalGeneration",
     vision_prefixes={"model.visual.": ""},
     load=_load,
+    prompt=_prompt,
 )

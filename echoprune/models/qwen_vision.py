@@ -6,6 +6,7 @@ the families is a `QwenVision` record and their adapters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,9 @@ from echoprune.errors import ConfigError, ModelError
 from echoprune.models.checkpoint import read_json, read_preprocessor
 from echoprune.models.encoder import ModelSettings, PatchLayout
 from echoprune.models.preprocessor import Channels, pixel_rule
+from echoprune.models.prompt import PromptStyle
 from echoprune.models.tower import TowerEncoder
+from echoprune.view import View
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,24 @@ def tokens_of(tower: torch.nn.Module, layout: PatchLayout, pixels: torch.Tensor)
     tokens = output.pooler_output.view(cells, h, w, -1)
     maps = getattr(output, "deepstack_features", None)
     return TokenGrid(tokens, torch.stack(list(maps)).view(-1, *tokens.shape) if maps else None)
+
+
+def prompt_style(
+    slot_texts: Callable[[View, str], list[str]], time: Callable[[View, torch.Tensor], torch.Tensor]
+) -> PromptStyle:
+    """The style of a Qwen family, whose tokens have positions in time, height and width from where their slot begins.
+
+    `time(view, t)`: what t adds in time. A slot takes as many positions as the longer side of its grid, however many
+    cells it has: so the library counts, though times may reach beyond the text that follows.
+    """
+
+    def positions(view: View, kept: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        t, h, w = kept.unbind(1)
+        return torch.stack([starts + time(view, t), starts + h, starts + w])
+
+    return PromptStyle(
+        axes=3, slot_texts=slot_texts, slot_width=lambda view: max(view.grid_thw[1:]), positions=positions
+    )
 
 
 def patchify(pixels: torch.Tensor, layout: PatchLayout) -> torch.Tensor:

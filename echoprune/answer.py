@@ -1,0 +1,182 @@
+"""From questions and a store to answers: view, relevance, choice under the budget, prompt, text, evidence.
+
+    question + store --view, relevance--> scores --choose(budget)--> kept tokens --prompt, generate--> Answer
+
+A plain function over an iterable of questions: a unit test, a laptop and a Ray actor run the same code. No video is
+opened. A question that cannot be answered is an Answer that says why; only what is nobody's question's fault (a damaged
+store, a model that computes nonsense) is raised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from echoprune.answer_settings import AnswerSettings
+from echoprune.errors import NoSuchVideoError, UnanswerableError
+from echoprune.letters import is_correct, letter, parse_choice
+from echoprune.models.answerer import Answerer, Decoding, Generated
+from echoprune.prepare import Prepared, prepare
+from echoprune.question import Answer, Question
+from echoprune.store import TokenStore
+from echoprune.stored_video import StoredVideo
+from echoprune.templates import Template, load_template
+
+
+def answer_questions(
+    questions: Iterable[Question],
+    *,
+    store: TokenStore,
+    answerer: Answerer,
+    settings: AnswerSettings,
+    on_batch: Callable[[tuple[str, ...]], None] | None = None,
+) -> Iterator[Answer]:
+    """The answers to `questions`, one each, in their order.
+
+    Questions about one video should follow one another: a video's tokens are read for each run of them. `on_batch` is
+    called with the ids of the questions about to be answered together.
+    """
+    # Failed answers wait for those before them, so that the order is that of the questions.
+    waiting: list[Answer | Prepared] = []
+    for outcome in _prepared(questions, store=store, answerer=answerer, settings=settings):
+        prompts = [each for each in waiting if isinstance(each, Prepared)]
+        if isinstance(outcome, Prepared) and not _fits([*prompts, outcome], settings):
+            yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
+            waiting = []
+        waiting.append(outcome)
+        if not any(isinstance(each, Prepared) for each in waiting):
+            yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
+            waiting = []
+    yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
+
+
+def _fits(prepared: list[Prepared], settings: AnswerSettings) -> bool:
+    longest = max(len(each.prompt) for each in prepared) + settings.max_new_tokens
+    return len(prepared) <= settings.batch and len(prepared) * longest <= settings.batch_tokens
+
+
+def _prepared(
+    questions: Iterable[Question], *, store: TokenStore, answerer: Answerer, settings: AnswerSettings
+) -> Iterator[Answer | Prepared]:
+    template: Template | str = settings.template
+    if settings.template != "auto":
+        template = load_template(settings.template)
+    video: StoredVideo | None = None
+    for question in questions:
+        try:
+            video = _open(question, store, video)
+            outcome = prepare(question, video=video, answerer=answerer, settings=settings, template=template)
+        except UnanswerableError as error:
+            outcome = failed(question, error.error_class, str(error), video=video)
+        yield outcome
+
+
+def failed(question: Question, error_class: str, error: str, *, video: StoredVideo | None = None) -> Answer:
+    """The answer of status "failed"; `video`: what was open, named in the answer if it is the question's."""
+    row = video.row if video is not None and error_class not in _BEFORE_VIDEO else {}
+    return Answer(
+        question=question,
+        status="failed",
+        error_class=error_class,
+        error=" ".join(error.split()),
+        video_id=row.get("video_id"),
+        uri=row.get("uri"),
+    )
+
+
+_BEFORE_VIDEO = ("unknown_video", "ambiguous_video", "video_failed", "bad_row")
+
+
+def _open(question: Question, store: TokenStore, current: StoredVideo | None) -> StoredVideo:
+    """The question's video; `current` again if it is that. Raises UnanswerableError."""
+    if question.error_class:
+        raise UnanswerableError("bad_row", f"{question.error_class}: {question.error}")
+    try:
+        row = store.video(question.video)
+    except NoSuchVideoError as error:
+        raise UnanswerableError(
+            "ambiguous_video" if error.several else "unknown_video", str(error)
+        ) from error
+    if row["status"] == "failed":
+        raise UnanswerableError("video_failed", f"video {row['uri']} was not indexed: {row['error']}")
+    if current is not None and current.video_id == row["video_id"]:
+        return current
+    return StoredVideo(store, row["video_id"])
+
+
+def _answered(
+    waiting: list[Answer | Prepared],
+    *,
+    answerer: Answerer,
+    settings: AnswerSettings,
+    on_batch: Callable[[tuple[str, ...]], None] | None,
+) -> Iterator[Answer]:
+    prepared = [each for each in waiting if isinstance(each, Prepared)]
+    if prepared and on_batch is not None:
+        on_batch(tuple(each.answer.question.question_id for each in prepared))
+    answers = iter(_texts(prepared, answerer, settings) if prepared else [])
+    for each in waiting:
+        yield next(answers) if isinstance(each, Prepared) else each
+
+
+def _texts(prepared: list[Prepared], answerer: Answerer, settings: AnswerSettings) -> list[Answer]:
+    """The answers with their texts. A batch that does not fit in the GPU's memory is halved; a single one has failed."""
+    prompts = [each.prompt for each in prepared]
+    try:
+        texts = answerer.generate(prompts, _seeded(settings.decoding(), prepared))
+        scores = _letter_scores(prepared, answerer) if settings.letters else [None] * len(prepared)
+    except torch.OutOfMemoryError as error:
+        if len(prepared) == 1:
+            question = prepared[0].answer.question
+            message = f"a prompt of {len(prompts[0])} tokens does not fit in memory ({error}): lower --budget"
+            return [replace(failed(question, "out_of_memory", message), video_id=prepared[0].answer.video_id)]
+        half = len(prepared) // 2
+        return _texts(prepared[:half], answerer, settings) + _texts(prepared[half:], answerer, settings)
+    return [_finished(*each) for each in zip(prepared, texts, scores, strict=True)]
+
+
+def _seeded(decoding: Decoding, prepared: list[Prepared]) -> Decoding:
+    """The seed of a batch depends on its questions, so that a run that is resumed draws as one that was not."""
+    ids = json.dumps([decoding.seed, *(each.answer.question.question_id for each in prepared)])
+    return replace(decoding, seed=int(hashlib.sha256(ids.encode()).hexdigest()[:12], 16))
+
+
+def _letter_scores(prepared: list[Prepared], answerer: Answerer) -> list[tuple[float, ...] | None]:
+    asked = [each for each in prepared if each.answer.question.options]
+    if not asked:
+        return [None] * len(prepared)
+    counts = [len(each.answer.question.options) for each in asked]
+    found = iter(answerer.choice_logprobs([each.prompt for each in asked], counts))
+    return [next(found) if each.answer.question.options else None for each in prepared]
+
+
+def _finished(prepared: Prepared, text: Generated, scores: tuple[float, ...] | None) -> Answer:
+    question = prepared.answer.question
+    choice = None
+    if scores is not None:
+        choice = letter(int(np.argmax(scores)))
+    elif question.options:
+        choice = parse_choice(text.text, question.options)
+    return replace(
+        prepared.answer,
+        raw_text=text.text,
+        finish=text.finish,
+        new_tokens=text.new_tokens,
+        parsed_choice=choice,
+        choice_logprobs=scores,
+        correct=is_correct(question, choice, text.text),
+    )
+
+
+def provenance(store: TokenStore, settings: AnswerSettings) -> dict[str, str]:
+    """The columns that say what an answer was made with."""
+    return {
+        "model_fingerprint": store.settings.model_fingerprint,
+        "store_digest": store.settings.digest,
+        "settings_digest": settings.digest,
+    }

@@ -1,0 +1,171 @@
+"""One question made ready for the language model: its view, the tokens that its budget keeps, its prompt.
+
+    question + stored video --relevance--> scores --choose(budget)--> kept tokens + evidence --> Prompt
+
+What cannot be asked is told apart by the class of an UnanswerableError, which becomes a failed row in answer.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from echoprune.answer_settings import AnswerSettings
+from echoprune.choose import Budget, Chosen, Stored, choose
+from echoprune.errors import ConfigError, UnanswerableError
+from echoprune.evidence import cell_mass, moments
+from echoprune.models.answerer import Answerer
+from echoprune.models.prompt import Prompt, Skeleton
+from echoprune.question import Answer, Question
+from echoprune.stored_video import StoredVideo
+from echoprune.templates import Template, template_for
+from echoprune.view import View
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question with its prompt, and the Answer as far as it is known before there is a text."""
+
+    prompt: Prompt
+    answer: Answer
+
+
+def prepare(
+    question: Question,
+    *,
+    video: StoredVideo,
+    answerer: Answerer,
+    settings: AnswerSettings,
+    template: Template | str = "auto",
+) -> Answer | Prepared:
+    """The question with its prompt: its view of `video`, the tokens that its budget keeps, and their evidence.
+
+    An Answer of status "empty" for a caption of a view in which nothing is stored.
+    """
+    chosen_template = template_for(question, template)
+    answer = Answer(
+        question=question,
+        status="ok",
+        video_id=video.video_id,
+        uri=video.row["uri"],
+        template=chosen_template.name,
+        template_hash=chosen_template.digest,
+    )
+    try:
+        text = chosen_template.render(question)
+    except ConfigError as error:
+        raise UnanswerableError("bad_template", str(error)) from error
+    view = video.view(question.start_s, question.end_s)
+    if view is None:
+        raise UnanswerableError(
+            "range_outside",
+            f"no cell begins in {_range(question)}: the store covers 0 to {video.row['covered_s']:.3f} s of {video.row['uri']}",
+        )
+    query = _query(question, text, answerer, settings)
+    stored, related = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
+    answer = replace(answer, original_tokens=view.tokens, stored_tokens=len(stored.t))
+    if len(stored.t) == 0:
+        if question.kind == "caption":
+            return replace(answer, status="empty", error=f"nothing is stored in {_range(question)}")
+        raise UnanswerableError(
+            "no_tokens_in_range", f"nothing is stored of {video.row['uri']} in {_range(question)}"
+        )
+    try:
+        frame = answerer.skeleton(text, view)
+    except ConfigError as error:
+        raise UnanswerableError("reserved_token", str(error)) from error
+    reach = None
+    if query is not None and not stored.complete and stored.highest_dropped is not None:
+        reach = video.reach(view, query, reduce=settings.relevance)
+    chosen = _chosen(stored, related, reach, frame=frame, answerer=answerer, settings=settings)
+    kept = video.gather(view, chosen.indices)
+    prompt = answerer.place(frame, kept, view)
+    return Prepared(prompt, _described(answer, view, chosen, prompt, kept.positions))
+
+
+def _query(
+    question: Question, text: str, answerer: Answerer, settings: AnswerSettings
+) -> torch.Tensor | None:
+    """(M, D) embeddings of the words that relevance is measured against; None where there are none."""
+    if settings.relevance == "off":
+        return None
+    words = question.question
+    if settings.query == "question+options":
+        words = "\n".join([words, *question.options])
+    elif settings.query == "prompt":
+        words = text
+    query = answerer.embed(words.strip())
+    return query if len(query) else None
+
+
+def _chosen(
+    stored: Stored,
+    related: torch.Tensor | None,
+    reach: torch.Tensor | None,
+    *,
+    frame: Skeleton,
+    answerer: Answerer,
+    settings: AnswerSettings,
+) -> Chosen:
+    budget = Budget.parse(settings.budget).count(stored.cells * stored.tokens_per_cell)
+
+    def under(count: int | None) -> Chosen:
+        return choose(
+            stored,
+            budget=count,
+            relevance=related,
+            first=settings.first,
+            correspondence_weight=settings.correspondence_weight,
+            echo_weight=settings.echo_weight,
+            reach=reach,
+        )
+
+    if budget is None or not settings.budget_includes_text:
+        return under(budget)
+
+    def cost(chosen: Chosen) -> int:
+        used = answerer.slots_used(frame, stored.t[chosen.indices])
+        return len(chosen.indices) + frame.timestamp_tokens(used)
+
+    # More tokens never cost less text but for the odd cell that changes hands: the last that fits is close to the best.
+    best, low, high = None, 1, budget
+    while low <= high:
+        middle = (low + high) // 2
+        chosen = under(middle)
+        if cost(chosen) <= budget:
+            best, low = chosen, middle + 1
+        else:
+            high = middle - 1
+    if best is None:
+        raise UnanswerableError(
+            "budget_too_small",
+            f"--budget {settings.budget} leaves no room beside the text that comes with cells ({cost(under(1))} with one "
+            "token): raise it, or leave out --budget-includes-text",
+        )
+    return best
+
+
+def _described(answer: Answer, view: View, chosen: Chosen, prompt: Prompt, positions: torch.Tensor) -> Answer:
+    t = positions[:, 0].numpy()
+    mass = cell_mass(t, chosen.score.numpy(), t > 0, cells=view.grid_thw[0])
+    kept = positions.numpy().astype(np.int32)
+    kept[:, 0] += view.first_cell
+    return replace(
+        answer,
+        evidence=moments(mass, view),
+        kept=kept,
+        visual_tokens=len(kept),
+        timestamp_tokens=prompt.timestamp_tokens,
+        prompt_tokens=len(prompt),
+        r_needed=chosen.r_needed,
+        certified=chosen.certified,
+    )
+
+
+def _range(question: Question) -> str:
+    if question.start_s is None and question.end_s is None:
+        return "the whole video"
+    start_s = question.start_s or 0.0
+    return f"{start_s:g} s to {'the end' if question.end_s is None else f'{question.end_s:g} s'}"

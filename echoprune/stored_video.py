@@ -1,0 +1,152 @@
+"""One video of a store as questions see it: its views, the scores of its tokens, and the tokens that were chosen.
+
+A long video's tokens do not fit in memory (7 GB for three hours of 3,584-wide tokens kept by a quarter): they are read
+twice, for their relevance and for those chosen. A short video's are read once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from echoprune.choose import Stored
+from echoprune.data import TokenSet
+from echoprune.pool import unpool
+from echoprune.query import relevance
+from echoprune.schema import StoreSettings
+from echoprune.store import TokenStore
+from echoprune.view import View, view_of
+
+# A video of at most so many bytes of vectors stays in memory between its questions: 40 minutes of 3,584-wide bf16 tokens
+# kept by a quarter, at 2 frames a second of 256 tokens.
+CACHED_BYTES = 1 << 30
+
+
+class StoredVideo:
+    """A video that is ok or partial, opened by its id; `row` is its videos row. Raises StoreError where it is damaged."""
+
+    def __init__(self, store: TokenStore, video_id: str) -> None:
+        self.row = store.video(video_id)
+        self.video_id = video_id
+        self._store = store
+        cells = store.cells(video_id, ("time_s", "end_s", "kept"))
+        self._times_s = cells["time_s"].to_numpy()
+        self._ends_s = cells["end_s"].to_numpy()
+        self._begins = np.concatenate([[0], np.cumsum(cells["kept"].to_numpy().astype(np.int64))])
+        vectors = 1 + store.settings.deepstack_layers
+        self._small = int(self.row["kept"]) * store.settings.vector_bytes * vectors <= CACHED_BYTES
+        self._all: TokenSet | None = None
+
+    def view(self, start_s: float | None, end_s: float | None) -> View | None:
+        """The cells that begin in [start_s, end_s); None if there is none."""
+        return view_of(
+            self._times_s,
+            self._ends_s,
+            grid_hw=(self.row["grid_h"], self.row["grid_w"]),
+            cell_frames=self._store.settings.cell_frames,
+            frame_step_s=_frame_step_s(self._store.settings, float(self._ends_s[-1])),
+            start_s=start_s,
+            end_s=end_s,
+        )
+
+    def scores(
+        self, view: View, query: torch.Tensor | None, *, reduce: str, device: torch.device
+    ) -> tuple[Stored, torch.Tensor | None]:
+        """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one."""
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        related: list[torch.Tensor] = []
+        for chunk in self._chunks(view):
+            parts.append((chunk.positions[:, 0] - view.first_cell, chunk.correspondence, chunk.echo))
+            if query is not None:
+                scored = relevance(chunk.tokens.to(device), query.to(device), reduce=reduce)
+                related.append(scored.cpu())
+        t, correspondence, echo = (
+            (torch.cat(column) for column in zip(*parts, strict=True))
+            if parts
+            else (torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0))
+        )
+        stored = Stored(
+            t=t,
+            correspondence=correspondence,
+            echo=echo,
+            cells=view.grid_thw[0],
+            tokens_per_cell=view.tokens_per_cell,
+            highest_dropped=self.row["highest_dropped_novelty"],
+        )
+        return stored, torch.cat(related) if related else None
+
+    def reach(self, view: View, query: torch.Tensor, *, reduce: str) -> torch.Tensor:
+        """(T,) float32: what the relevance to `query` of no token of a cell exceeds, by its pooled vector and radius."""
+        cells = self._store.cells(self.video_id, ("pooled", "radius")).slice(
+            view.first_cell, view.grid_thw[0]
+        )
+        width = 2 * self._store.settings.dim
+        pooled = np.frombuffer(b"".join(cells["pooled"].to_pylist()), dtype=np.uint8).reshape(-1, width)
+        norm = torch.linalg.vector_norm(query.float(), dim=1, keepdim=True)
+        directions = query.float() / torch.where(norm > 0, norm, 1.0)
+        similarity = unpool(pooled).float() @ directions.T
+        # The weighted mean of "softmax" is no more than the maximum.
+        nearest = similarity.mean(dim=1) if reduce == "mean" else similarity.amax(dim=1)
+        return nearest + torch.from_numpy(cells["radius"].to_numpy().copy())
+
+    def gather(self, view: View, index: torch.Tensor) -> TokenSet:
+        """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw; t counts within the view."""
+        picked: list[TokenSet] = []
+        begin = 0
+        for chunk in self._chunks(view):
+            inside = index[(index >= begin) & (index < begin + len(chunk))] - begin
+            if len(inside):
+                picked.append(_pick(chunk, inside))
+            begin += len(chunk)
+        return _joined(picked, view)
+
+    def _chunks(self, view: View) -> Iterator[TokenSet]:
+        first, stop = int(self._begins[view.first_cell]), int(self._begins[view.stop_cell])
+        if first == stop:
+            return
+        if not self._small:
+            yield from self._store.token_chunks(self.video_id, first=first, count=stop - first)
+            return
+        if self._all is None:
+            self._all = self._store.tokens(self.video_id)
+        yield _pick(self._all, slice(first, stop))
+
+
+def _frame_step_s(settings: StoreSettings, length_s: float) -> float | None:
+    """Seconds between sampled frames of a video of `length_s`; None where only its cells tell."""
+    if settings.frames is not None:
+        return length_s if settings.frames == 1 else None
+    step_s = float(1 / Fraction(settings.fps or 2))
+    return step_s if settings.max_frames is None else max(step_s, length_s / settings.max_frames)
+
+
+def _pick(tokens: TokenSet, index: torch.Tensor | slice) -> TokenSet:
+    return TokenSet(
+        tokens=tokens.tokens[index],
+        positions=tokens.positions[index],
+        times_s=tokens.times_s[index],
+        correspondence=tokens.correspondence[index],
+        echo=tokens.echo[index],
+        anchor=tokens.anchor[index],
+        grid_thw=tokens.grid_thw,
+        deepstack=None if tokens.deepstack is None else tokens.deepstack[:, index],
+    )
+
+
+def _joined(parts: list[TokenSet], view: View) -> TokenSet:
+    positions = torch.cat([part.positions for part in parts])
+    positions[:, 0] -= view.first_cell
+    deep = [part.deepstack for part in parts if part.deepstack is not None]
+    return TokenSet(
+        tokens=torch.cat([part.tokens for part in parts]),
+        positions=positions,
+        times_s=torch.cat([part.times_s for part in parts]),
+        correspondence=torch.cat([part.correspondence for part in parts]),
+        echo=torch.cat([part.echo for part in parts]),
+        anchor=torch.cat([part.anchor for part in parts]),
+        grid_thw=view.grid_thw,
+        deepstack=torch.cat(deep, dim=1) if deep else None,
+    )

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from echoprune.evidence import MOMENTS, cell_mass, moments
+from echoprune.question import Evidence
+from echoprune.view import View, view_of
+
+
+def view(cells: int) -> View:
+    times = np.arange(cells) * 1.0
+    found = view_of(times, times + 1, grid_hw=(1, 4), cell_frames=2)
+    assert found is not None
+    return found
+
+
+def test_mass_is_what_scores_have_above_the_lowest() -> None:
+    t = np.array([1, 3, 3, 4])
+    score = np.array([-2.0, -0.5, -1.0, -2.0], np.float32)
+    np.testing.assert_allclose(cell_mass(t, score, t > 0, cells=6), [0, 0, 0, 1, 0, 0])
+
+
+def test_the_first_cell_counts_as_perfect_echoes() -> None:
+    """Its S is r alone, two above that of a token which an equal one precedes."""
+    t = np.array([0, 0, 2])
+    score = np.array([0.3, 0.1, -0.9], np.float32)
+    mass = cell_mass(t, score, t > 0, cells=3)
+    np.testing.assert_allclose(mass, np.array([0.2, 0, 1.0]) / 1.2, atol=1e-6)
+
+
+def test_a_peak_is_as_wide_as_its_half_height() -> None:
+    mass = np.array([0, 0, 0.1, 0.3, 0.25, 0.1, 0, 0, 0.2, 0, 0, 0])
+    found = moments(mass, view(12))
+    assert [(each.start_s, each.end_s) for each in found[:2]] == [(3.0, 5.0), (8.0, 9.0)]
+    assert found[0].score == 0.55
+
+
+def test_without_a_peak_the_whole_view_is_the_moment() -> None:
+    assert moments(np.zeros(5), view(5)) == (Evidence(0.0, 5.0, 0.0),)
+    assert moments(np.full(5, 0.2), view(5)) == (Evidence(0.0, 5.0, 1.0),)
+
+
+def test_no_tokens_have_no_mass() -> None:
+    empty = np.empty(0, np.int64)
+    assert cell_mass(empty, np.empty(0, np.float32), np.empty(0, bool), cells=3).tolist() == [0, 0, 0]
+
+
+@given(
+    heights=arrays.arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]))
+)
+def test_moments_never_overlap_and_are_sorted(heights: np.ndarray) -> None:
+    mass = heights / heights.sum() if heights.sum() else heights
+    found = moments(mass, view(len(mass)))
+    assert 1 <= len(found) <= MOMENTS
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    spans = sorted((each.start_s, each.end_s) for each in found)
+    assert all(start < end for start, end in spans)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    assert sum(each.score for each in found) <= 1 + 1e-9
+    for each in found:
+        inside = mass[int(each.start_s) : int(each.end_s)]
+        assert abs(inside.sum() - each.score) < 1e-9
+
+
+def test_the_heaviest_cell_is_always_covered() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        mass = random.random(30) ** 4
+        peak = int(mass.argmax())
+        assert any(each.start_s <= peak < each.end_s for each in moments(mass / mass.sum(), view(30)))
