@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import NoSuchVideoError, UnanswerableError
+from echoprune.errors import NoSuchVideoError, StoreMismatchError, UnanswerableError
 from echoprune.letters import is_correct, letter, parse_choice
 from echoprune.models.answerer import Answerer, Decoding, Generated
 from echoprune.prepare import Prepared, prepare
@@ -40,7 +40,10 @@ def answer_questions(
 
     Questions about one video should follow one another: a video's tokens are read for each run of them. `on_batch` is
     called with the ids of the questions about to be answered together.
+
+    Raises StoreMismatchError for a store whose tokens are not those of the model.
     """
+    require_fit(store, answerer)
     # Failed answers wait for those before them, so that the order is that of the questions.
     waiting: list[Answer | Prepared] = []
     for outcome in _prepared(questions, store=store, answerer=answerer, settings=settings):
@@ -171,6 +174,16 @@ def _finished(prepared: Prepared, text: Generated, scores: tuple[float, ...] | N
         choice_logprobs=scores,
         correct=is_correct(question, choice, text.text),
     )
+
+
+def require_fit(store: TokenStore, answerer: Answerer) -> None:
+    """Raises StoreMismatchError unless the store's tokens are those that the model's own vision part would give."""
+    if store.settings.model_fingerprint != answerer.fingerprint:
+        raise StoreMismatchError(
+            f"the store was made with a {store.settings.family} model of fingerprint "
+            f"{store.settings.model_fingerprint[:12]}, this is a {answerer.family} of {answerer.fingerprint[:12]}: give the "
+            "--model that the store was made with"
+        )
 
 
 def provenance(store: TokenStore, settings: AnswerSettings) -> dict[str, str]:

@@ -32,6 +32,23 @@ class Prepared:
     answer: Answer
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A question whose view of a video is scored, before a budget chooses.
+
+    `query` (M, D): the words that relevance is measured against, None without. `related` (n,) float32: the relevance of
+    the stored tokens, None without `query`. `frame`: its prompt without tokens.
+    """
+
+    answer: Answer
+    video: StoredVideo
+    view: View
+    query: torch.Tensor | None
+    stored: Stored
+    related: torch.Tensor | None
+    frame: Skeleton
+
+
 def prepare(
     question: Question,
     *,
@@ -42,17 +59,31 @@ def prepare(
 ) -> Answer | Prepared:
     """The question with its prompt: its view of `video`, the tokens that its budget keeps, and their evidence.
 
-    An Answer of status "empty" for a caption of a view in which nothing is stored.
+    An Answer of status "empty" for a caption of a view in which nothing is stored. Raises UnanswerableError.
     """
+    scored = score(question, video=video, answerer=answerer, settings=settings, template=template)
+    if len(scored.stored.t) == 0:
+        message = f"nothing is stored of {video.row['uri']} in {_range(question)}"
+        if question.kind == "caption":
+            return replace(scored.answer, status="empty", error=message)
+        raise UnanswerableError("no_tokens_in_range", message)
+    reach = None
+    if scored.query is not None and not scored.stored.complete and scored.stored.highest_dropped is not None:
+        reach = video.reach(scored.view, scored.query, reduce=settings.relevance)
+    chosen = choose_for(scored, scored.stored, scored.related, reach, answerer=answerer, settings=settings)
+    return with_tokens(scored, chosen, answerer=answerer)
+
+
+def score(
+    question: Question,
+    *,
+    video: StoredVideo,
+    answerer: Answerer,
+    settings: AnswerSettings,
+    template: Template | str = "auto",
+) -> Scored:
+    """The question's view of `video` with the relevance of its stored tokens, none or many. Raises UnanswerableError."""
     chosen_template = template_for(question, template)
-    answer = Answer(
-        question=question,
-        status="ok",
-        video_id=video.video_id,
-        uri=video.row["uri"],
-        template=chosen_template.name,
-        template_hash=chosen_template.digest,
-    )
     try:
         text = chosen_template.render(question)
     except ConfigError as error:
@@ -61,28 +92,25 @@ def prepare(
     if view is None:
         raise UnanswerableError(
             "range_outside",
-            f"no cell begins in {_range(question)}: the store covers 0 to {video.row['covered_s']:.3f} s of {video.row['uri']}",
-        )
-    query = _query(question, text, answerer, settings)
-    stored, related = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
-    answer = replace(answer, original_tokens=view.tokens, stored_tokens=len(stored.t))
-    if len(stored.t) == 0:
-        if question.kind == "caption":
-            return replace(answer, status="empty", error=f"nothing is stored in {_range(question)}")
-        raise UnanswerableError(
-            "no_tokens_in_range", f"nothing is stored of {video.row['uri']} in {_range(question)}"
+            f"no cell begins in {_range(question)}: the store covers 0 to {video.end_s:.3f} s of {video.row['uri']}",
         )
     try:
         frame = answerer.skeleton(text, view)
     except ConfigError as error:
         raise UnanswerableError("reserved_token", str(error)) from error
-    reach = None
-    if query is not None and not stored.complete and stored.highest_dropped is not None:
-        reach = video.reach(view, query, reduce=settings.relevance)
-    chosen = _chosen(stored, related, reach, frame=frame, answerer=answerer, settings=settings)
-    kept = video.gather(view, chosen.indices)
-    prompt = answerer.place(frame, kept, view)
-    return Prepared(prompt, _described(answer, view, chosen, prompt, kept.positions))
+    query = _query(question, text, answerer, settings)
+    stored, related = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
+    answer = Answer(
+        question=question,
+        status="ok",
+        video_id=video.video_id,
+        uri=video.row["uri"],
+        original_tokens=view.tokens,
+        stored_tokens=len(stored.t),
+        template=chosen_template.name,
+        template_hash=chosen_template.digest,
+    )
+    return Scored(answer, video, view, query, stored, related, frame)
 
 
 def _query(
@@ -100,15 +128,16 @@ def _query(
     return query if len(query) else None
 
 
-def _chosen(
+def choose_for(
+    scored: Scored,
     stored: Stored,
     related: torch.Tensor | None,
     reach: torch.Tensor | None,
     *,
-    frame: Skeleton,
     answerer: Answerer,
     settings: AnswerSettings,
 ) -> Chosen:
+    """What the budget of `settings` keeps of `stored`, which is `scored.stored` or a part of it; UnanswerableError if nothing."""
     budget = Budget.parse(settings.budget).count(stored.cells * stored.tokens_per_cell)
 
     def under(count: int | None) -> Chosen:
@@ -126,8 +155,8 @@ def _chosen(
         return under(budget)
 
     def cost(chosen: Chosen) -> int:
-        used = answerer.slots_used(frame, stored.t[chosen.indices])
-        return len(chosen.indices) + frame.timestamp_tokens(used)
+        used = answerer.slots_used(scored.frame, stored.t[chosen.indices])
+        return len(chosen.indices) + scored.frame.timestamp_tokens(used)
 
     # More tokens never cost less text but for the odd cell that changes hands: the last that fits is close to the best.
     best, low, high = None, 1, budget
@@ -147,21 +176,26 @@ def _chosen(
     return best
 
 
-def _described(answer: Answer, view: View, chosen: Chosen, prompt: Prompt, positions: torch.Tensor) -> Answer:
-    t = positions[:, 0].numpy()
+def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepared:
+    """The prompt with the tokens of `chosen`, whose indices count in `scored.stored`."""
+    view = scored.view
+    kept = scored.video.gather(view, chosen.indices)
+    prompt = answerer.place(scored.frame, kept, view)
+    t = kept.positions[:, 0].numpy()
     mass = cell_mass(t, chosen.score.numpy(), t > 0, cells=view.grid_thw[0])
-    kept = positions.numpy().astype(np.int32)
-    kept[:, 0] += view.first_cell
-    return replace(
-        answer,
+    positions = kept.positions.numpy().astype(np.int32)
+    positions[:, 0] += view.first_cell
+    answer = replace(
+        scored.answer,
         evidence=moments(mass, view),
-        kept=kept,
-        visual_tokens=len(kept),
+        kept=positions,
+        visual_tokens=len(positions),
         timestamp_tokens=prompt.timestamp_tokens,
         prompt_tokens=len(prompt),
         r_needed=chosen.r_needed,
         certified=chosen.certified,
     )
+    return Prepared(prompt, answer)
 
 
 def _range(question: Question) -> str:

@@ -40,6 +40,11 @@ class StoredVideo:
         self._small = int(self.row["kept"]) * store.settings.vector_bytes * vectors <= CACHED_BYTES
         self._all: TokenSet | None = None
 
+    @property
+    def end_s(self) -> float:
+        """Where its last cell ends, seconds."""
+        return float(self._ends_s[-1])
+
     def view(self, start_s: float | None, end_s: float | None) -> View | None:
         """The cells that begin in [start_s, end_s); None if there is none."""
         return view_of(
@@ -47,7 +52,7 @@ class StoredVideo:
             self._ends_s,
             grid_hw=(self.row["grid_h"], self.row["grid_w"]),
             cell_frames=self._store.settings.cell_frames,
-            frame_step_s=_frame_step_s(self._store.settings, float(self._ends_s[-1])),
+            frame_step_s=_frame_step_s(self._store.settings, self.end_s),
             start_s=start_s,
             end_s=end_s,
         )

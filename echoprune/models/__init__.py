@@ -108,6 +108,7 @@ def load_answerer(
         tokenizer,
         style=family.prompt(loaded.config),
         template=chat_template(folder),
+        fingerprint=checkpoint.fingerprint(folder, family),
         positions=positions,
         empty_cells=empty_cells,
     )

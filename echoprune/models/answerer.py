@@ -59,7 +59,7 @@ class Generated:
 class Answerer:
     """A whole model of one family with its tokenizer; made by `load_answerer`.
 
-    `dim`: width of tokens. `deepstack_layers`: maps that must accompany them. `empty_cells`: "drop" or "keep" the time
+    `fingerprint`: of its vision part, which the stores that it can answer from share. `dim`: width of tokens. `deepstack_layers`: maps that must accompany them. `empty_cells`: "drop" or "keep" the time
     text of cells that keep nothing. `positions`: "original", those of the unpruned prompt, or "compact", counted anew
     (families with one position axis alone). Raises ConfigError for a switch that the family does not have.
     """
@@ -71,6 +71,7 @@ class Answerer:
         *,
         style: PromptStyle,
         template: str | None,
+        fingerprint: str,
         positions: str = "auto",
         empty_cells: str = "drop",
     ) -> None:
@@ -85,6 +86,7 @@ class Answerer:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
         self.family = str(model.config.model_type)
         self.dim = int(model.config.get_text_config().hidden_size)
         vision = model.config.vision_config
