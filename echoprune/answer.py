@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import NoSuchVideoError, StoreMismatchError, UnanswerableError
+from echoprune.errors import StoreMismatchError, UnanswerableError
 from echoprune.letters import is_correct, letter, parse_choice
 from echoprune.models.answerer import Answerer, Decoding, Generated
-from echoprune.prepare import Prepared, prepare
+from echoprune.prepare import Prepared, open_video, prepare
 from echoprune.question import Answer, Question
 from echoprune.store import TokenStore
 from echoprune.stored_video import StoredVideo
@@ -72,7 +72,7 @@ def _prepared(
     video: StoredVideo | None = None
     for question in questions:
         try:
-            video = _open(question, store, video)
+            video = open_video(question, store, video)
             outcome = prepare(question, video=video, answerer=answerer, settings=settings, template=template)
         except UnanswerableError as error:
             outcome = failed(question, error.error_class, str(error), video=video)
@@ -93,23 +93,6 @@ def failed(question: Question, error_class: str, error: str, *, video: StoredVid
 
 
 _BEFORE_VIDEO = ("unknown_video", "ambiguous_video", "video_failed", "bad_row")
-
-
-def _open(question: Question, store: TokenStore, current: StoredVideo | None) -> StoredVideo:
-    """The question's video; `current` again if it is that. Raises UnanswerableError."""
-    if question.error_class:
-        raise UnanswerableError("bad_row", f"{question.error_class}: {question.error}")
-    try:
-        row = store.video(question.video)
-    except NoSuchVideoError as error:
-        raise UnanswerableError(
-            "ambiguous_video" if error.several else "unknown_video", str(error)
-        ) from error
-    if row["status"] == "failed":
-        raise UnanswerableError("video_failed", f"video {row['uri']} was not indexed: {row['error']}")
-    if current is not None and current.video_id == row["video_id"]:
-        return current
-    return StoredVideo(store, row["video_id"])
 
 
 def _answered(

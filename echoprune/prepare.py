@@ -14,11 +14,12 @@ import torch
 
 from echoprune.answer_settings import AnswerSettings
 from echoprune.choose import Budget, Chosen, Stored, choose
-from echoprune.errors import ConfigError, UnanswerableError
+from echoprune.errors import ConfigError, NoSuchVideoError, UnanswerableError
 from echoprune.evidence import cell_mass, moments
 from echoprune.models.answerer import Answerer
 from echoprune.models.prompt import Prompt, Skeleton
 from echoprune.question import Answer, Question
+from echoprune.store import TokenStore
 from echoprune.stored_video import StoredVideo
 from echoprune.templates import Template, template_for
 from echoprune.view import View
@@ -47,6 +48,27 @@ class Scored:
     stored: Stored
     related: torch.Tensor | None
     frame: Skeleton
+
+
+def open_video(question: Question, store: TokenStore, current: StoredVideo | None) -> StoredVideo:
+    """The question's video; `current` again if it is that.
+
+    Raises UnanswerableError for a row that is no question, and for a video that is not there, not the only one of its
+    name, or failed.
+    """
+    if question.error_class:
+        raise UnanswerableError("bad_row", f"{question.error_class}: {question.error}")
+    try:
+        row = store.video(question.video)
+    except NoSuchVideoError as error:
+        raise UnanswerableError(
+            "ambiguous_video" if error.several else "unknown_video", str(error)
+        ) from error
+    if row["status"] == "failed":
+        raise UnanswerableError("video_failed", f"video {row['uri']} was not indexed: {row['error']}")
+    if current is not None and current.video_id == row["video_id"]:
+        return current
+    return StoredVideo(store, row["video_id"])
 
 
 def prepare(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -96,6 +97,16 @@ class StoredVideo:
         # The weighted mean of "softmax" is no more than the maximum.
         nearest = similarity.mean(dim=1) if reduce == "mean" else similarity.amax(dim=1)
         return nearest + torch.from_numpy(cells["radius"].to_numpy().copy())
+
+    @cached_property
+    def novelty(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, N) float32 novelty of all tokens of a lossless store, and (T,) bool: the cells that are anchors."""
+        whole = self.view(None, None)
+        assert whole is not None
+        stored, _ = self.scores(whole, None, reduce="max", device=torch.device("cpu"))
+        novelty = (-stored.correspondence - stored.echo).view(whole.grid_thw[0], -1)
+        anchor = self._store.cells(self.video_id, ("anchor",))["anchor"].to_numpy()
+        return novelty, torch.from_numpy(anchor.copy())
 
     def gather(self, view: View, index: torch.Tensor) -> TokenSet:
         """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw; t counts within the view."""
