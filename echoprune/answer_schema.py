@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from echoprune.question import Answer
@@ -76,17 +77,27 @@ def answers_table(
     """
     schema = answers_schema(extra)
     rows = [_row(answer) | dict(provenance) for answer in answers]
-    columns = [
-        pa.array(
-            [
-                answer.question.extra.get(name) if name in extra else row[name]
-                for answer, row in zip(answers, rows, strict=True)
-            ],
-            type=schema.field(name).type,
-        )
-        for name in schema.names
-    ]
+    columns: list[pa.Array] = []
+    for name in schema.names:
+        if name == "kept":
+            columns.append(_kept(answers))
+            continue
+        values = [
+            answer.question.extra.get(name) if name in extra else row[name]
+            for answer, row in zip(answers, rows, strict=True)
+        ]
+        columns.append(pa.array(values, type=schema.field(name).type))
     return pa.table(columns, schema=schema)
+
+
+def _kept(answers: Sequence[Answer]) -> pa.Array:
+    """The column `kept`, without a Python object for each of its tokens."""
+    offsets = np.cumsum([0, *(len(answer.kept) for answer in answers)])
+    places = np.concatenate([answer.kept for answer in answers] or [np.empty((0, 3), np.int32)])
+    kinds = [field.type for field in KEPT.value_type]
+    parts = [pa.array(places[:, axis].copy()).cast(kind) for axis, kind in enumerate(kinds)]
+    struct = pa.StructArray.from_arrays(parts, fields=list(KEPT.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), struct, type=KEPT)
 
 
 def _row(answer: Answer) -> dict[str, Any]:
@@ -114,7 +125,6 @@ def _row(answer: Answer) -> dict[str, Any]:
             {"start_s": moment.start_s, "end_s": moment.end_s, "score": moment.score}
             for moment in answer.evidence
         ],
-        "kept": [{"t": t, "h": h, "w": w} for t, h, w in answer.kept.tolist()],
         "original_tokens": answer.original_tokens,
         "stored_tokens": answer.stored_tokens,
         "visual_tokens": answer.visual_tokens,
