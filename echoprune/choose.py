@@ -139,7 +139,7 @@ def choose(
         return Chosen(indices, kept, None, True)
     if stored.highest_dropped is None or correspondence_weight != 1.0 or echo_weight != 1.0:
         return Chosen(indices, kept, None, False)
-    needed = _needed(stored, kept, stored.has_past[indices], budget=budget, indices=indices)
+    needed = _needed(stored, kept, stored.has_past[indices])
     if relevance is None:
         # Of the first cell all must be there; another dropped token enters only where its novelty reaches the kept.
         whole = int((stored.t == 0).sum()) == stored.tokens_per_cell
@@ -147,11 +147,10 @@ def choose(
     return Chosen(indices, kept, needed, _beyond_reach(stored, needed, kept, indices, reach))
 
 
-def _needed(
-    stored: Stored, kept: torch.Tensor, later: torch.Tensor, *, budget: int | None, indices: torch.Tensor
-) -> float:
+def _needed(stored: Stored, kept: torch.Tensor, later: torch.Tensor) -> float:
     """The lowest relevance with which a dropped token would have been kept; -1, the lowest there is, if there was room."""
-    if budget is None or len(indices) == len(stored.t) or not bool(later.any()):
+    # With all of them kept, a dropped one would have had room, or the place of a token of the first cell.
+    if not bool(later.any()) or int(later.sum()) == int(stored.has_past.sum()):
         return -1.0
     return float(kept[later].min()) - float(stored.highest_dropped or 0.0)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from echoprune.choose import Budget, Chosen, Stored, choose
@@ -114,6 +114,17 @@ def exact(
     first_cell=st.integers(0, 3),
     asked=st.booleans(),
     spread=st.sampled_from([0.05, 0.3, 1.0]),
+)
+@example(
+    # All that is stored of the second cell is kept, and the first fills the room that dropped tokens would have had.
+    seed=0,
+    cells=2,
+    places=5,
+    keep="0.1",
+    budget=3,
+    first_cell=0,
+    asked=True,
+    spread=0.05,
 )
 def test_what_is_certified_is_the_exact_choice(
     seed: int,
