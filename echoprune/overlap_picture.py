@@ -38,7 +38,7 @@ def draw_overlap(losses: Sequence[RatioLoss], path: str | Path, *, title: str) -
         places, certified, linestyle="--", marker="x", color=page.ANCHOR_COLOUR, label="certified questions"
     )
     upper.set_ylim(-0.04, 1.06)
-    upper.legend(frameon=False, loc="lower left")
+    upper.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     lower.axhline(0, color=page.QUIET, linewidth=0.8)
     lower.set_xlabel("--keep of the index")
     page.write_png(figure, path)

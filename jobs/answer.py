@@ -78,6 +78,9 @@ def examples(out: str, limit: int) -> list[str]:
     columns = [
         "question_id",
         "uri",
+        "video",
+        "start_s",
+        "end_s",
         "question",
         "status",
         "error_class",
@@ -87,8 +90,11 @@ def examples(out: str, limit: int) -> list[str]:
     ]
     lines = []
     for row in open_answers(out).table(columns).slice(0, limit).to_pylist():
-        name = (row["uri"] or "").rsplit("/", 1)[-1]
-        lines.append(shown(f"{row['question_id']} {name}: {row['question']}".rstrip(": ")))
+        about = " ".join([row["question_id"], (row["uri"] or row["video"]).rsplit("/", 1)[-1]])
+        if row["start_s"] is not None or row["end_s"] is not None:
+            end = "end" if row["end_s"] is None else f"{row['end_s']:.1f} s"
+            about += f" {row['start_s'] or 0.0:.1f}-{end}"
+        lines.append(shown(f"{about}: {row['question']}" if row["question"] else about))
         if row["status"] != "ok":
             lines.append(shown(f"  {row['status']} {row['error_class'] or ''}".rstrip()))
             continue

@@ -1,19 +1,31 @@
-"""`echoprune demo`: a small archive of rendered clips, indexed and looked at. `make demo` runs it."""
+"""`echoprune demo`: a small archive of rendered clips, indexed, looked at, asked and searched. `make demo` runs it."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from jobs.answer import examples
+from jobs.answer import summary as answer_summary
 from jobs.exits import OK, run_module
 from jobs.index import summary
 from jobs.progress import progress_on_stderr, size
+from jobs.search import search
 from jobs.status import show
+
+if TYPE_CHECKING:
+    from echoprune.synth import SynthVideo
 
 CLIPS = 6
 CLIP_S = 20.0
 PICTURED = 2
+ASKED = 3
+# As many tokens as one of a clip's 20 cells has.
+BUDGET = "0.05"
 
 
 @click.command()
@@ -24,7 +36,10 @@ PICTURED = 2
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Equal seeds render equal clips."
 )
 def demo(out: str, seed: int) -> int:
-    """Render a small archive, index it on local Ray with a tiny random model, and show what is in the store."""
+    """Render a small archive, index it on local Ray with a tiny random model, show what is in the store, and ask it.
+
+    Random weights have nothing to say: the texts are noise. Tokens, times, evidence and tables are real.
+    """
     from echoprune.models.tiny import write_tiny_checkpoint
     from echoprune.status import store_status
     from echoprune.synth import render_archive
@@ -52,13 +67,79 @@ def demo(out: str, seed: int) -> int:
     _table(store)
     for clip in clips[:PICTURED]:
         _picture(store, clip.path, folder / f"{clip.path.stem}.png")
-    step("Read the store with anything:")
+    _ask(clips, folder)
+    step("Read it with anything:")
     click.echo(f"   duckdb -c \"SELECT uri, cells, tokens, kept FROM '{store}/videos/*.parquet'\"")
+    click.echo(
+        f"   duckdb -c \"SELECT question, raw_text, evidence FROM '{folder}/answers/answers/*.parquet'\""
+    )
     click.echo(
         "   python -c \"import echoprune as e; s = e.open_store('"
         + f"{store}'); print(s.tokens('{clips[0].path.name}'))\""
     )
     return OK
+
+
+def _ask(clips: list[SynthVideo], folder: Path) -> None:
+    """Questions, captions and a search, from the store alone."""
+    from pipelines.answer import run_answer, run_captions
+    from pipelines.answer_config import AnswerConfig, CaptionConfig
+
+    store, model = str(folder / "store"), str(folder / "model")
+    questions = folder / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in _questions(clips)))
+    out = str(folder / "answers")
+    step(f"6. echoprune answer {store} --model {model} --questions {questions} --out {out} --budget {BUDGET}")
+    asked = AnswerConfig(
+        store=store, model=model, questions=str(questions), out=out, budget=BUDGET, max_new_tokens=8
+    )
+    with progress_on_stderr("questions") as progress:
+        report = run_answer(asked, on_progress=progress)
+    for line in [*answer_summary(report, noun="questions"), *examples(out, 2 * ASKED)]:
+        click.echo(f"   {line}")
+    click.echo("   (random weights: the texts are noise; the evidence is of the tokens that were kept)")
+    for clip in clips[:ASKED]:
+        event = next(item for item in clip.objects if item.role == "event")
+        click.echo(
+            f"   truth of {clip.path.name}: {event.colour} {event.shape} from {event.start_s:.1f} to {event.end_s:.1f} s"
+        )
+    out = str(folder / "captions")
+    step(f"7. echoprune caption {store} --model {model} --window 10s --out {out}")
+    windows = CaptionConfig(store=store, model=model, out=out, window="10s", budget=BUDGET, max_new_tokens=8)
+    with progress_on_stderr("questions") as progress:
+        report = run_captions(windows, on_progress=progress)
+    for line in [*answer_summary(report, noun="captions"), *examples(out, 2)]:
+        click.echo(f"   {line}")
+    words = [store, "what appears", "--answers", str(folder / "answers"), "--model", model, "--limit", "3"]
+    step(f"8. echoprune search {shlex.join(words)}")
+    search.main(words, standalone_mode=False)
+
+
+def _questions(clips: list[SynthVideo]) -> list[dict[str, object]]:
+    """Of each clip, what colour the event has, and an open question about the time when it is there."""
+    rows: list[dict[str, object]] = []
+    for index, clip in enumerate(clips[:ASKED]):
+        event = next(item for item in clip.objects if item.role == "event")
+        rows.append(
+            {
+                "question_id": f"{index}a",
+                "video": clip.path.name,
+                "kind": "event_colour",
+                "question": f"What colour is the {event.shape} that appears late and is gone again?",
+                "options": sorted({item.colour for item in clip.objects}),
+                "answer": event.colour,
+            }
+        )
+        rows.append(
+            {
+                "question_id": f"{index}b",
+                "video": clip.path.name,
+                "kind": "open",
+                "question": "What happens?",
+                "start_s": round(event.start_s - 2, 1),
+            }
+        )
+    return rows
 
 
 def step(text: str) -> None:

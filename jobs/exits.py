@@ -21,6 +21,7 @@ import click
 from echoprune.errors import (
     ConfigError,
     EchoPruneError,
+    NoSuchVideoError,
     NotAStoreError,
     StoreMismatchError,
     UnknownModelError,
@@ -64,7 +65,7 @@ def one_line(run: Callable[[], object]) -> NoReturn:
         _fail(f"{error.format_message()}{where}", USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), USAGE)
-    except (ConfigError, UnknownModelError, NotAStoreError, StoreMismatchError) as error:
+    except (ConfigError, UnknownModelError, NotAStoreError, StoreMismatchError, NoSuchVideoError) as error:
         _fail(str(error), USAGE)
     except EchoPruneError as error:
         _fail(str(error), BROKE)

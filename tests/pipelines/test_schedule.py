@@ -13,7 +13,16 @@ import pytest
 import ray
 
 from echoprune.errors import ConfigError, ModelError, StoreError
-from pipelines.events import Event, ShardCommitted, VideoDone, VideoStarted
+from pipelines.events import (
+    CellsDone,
+    Event,
+    QuestionDone,
+    QuestionsStarted,
+    ShardCommitted,
+    VideoDone,
+    VideoStarted,
+    in_hand,
+)
 from pipelines.ray_session import session
 from pipelines.schedule import DEATHS_PER_SHARD, DEATHS_PER_VIDEO, LOADS, Scheduler
 
@@ -67,6 +76,35 @@ class Worker:
         with path.open("a") as file:
             file.write("x")
         return path.stat().st_size
+
+
+class BatchWorker:
+    """Does shards of questions all at once, but those that are to be `alone`; "die" and "die once" as above."""
+
+    def __init__(self, notes: Path) -> None:
+        self._notes = notes
+
+    def load(self) -> None:
+        pass
+
+    def run_shard(
+        self, shard: Shard, quarantined: frozenset[str], alone: frozenset[str] = frozenset()
+    ) -> Iterator[Event]:
+        asked = [each for each in shard.videos if each not in quarantined]
+        together = [each for each in asked if each not in alone]
+        for batch in ([together] if together else []) + [[each] for each in asked if each in alone]:
+            yield QuestionsStarted(tuple(batch))
+            for each in batch:
+                path = self._notes / each.replace(":", "-")
+                first = not path.exists()
+                path.touch()
+                if each.endswith(":die") or (each.endswith(":die once") and first):
+                    os._exit(1)
+            for each in batch:
+                yield QuestionDone(each, "ok", "", "", 1, 1)
+        for each in quarantined & set(shard.videos):
+            yield QuestionDone(each, "failed", "killed_worker", "killed the worker twice", 0, 0)
+        yield ShardCommitted(shard.shard_id, 1, 0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,3 +212,41 @@ def test_an_encoder_killed_while_loading_is_replaced(tmp_path: Path) -> None:
 
 def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:
     assert Run(tmp_path).on().made == 0
+
+
+def answered(notes: Path, *shards: Shard) -> tuple[Scheduler, dict[str, str], int]:
+    """The scheduler after a run of batches, the last status of each question, and how many workers it took."""
+    last: dict[str, str] = {}
+    made = []
+
+    def make_worker() -> object:
+        made.append(1)
+        return ray.remote(BatchWorker).options(num_cpus=0.1, max_restarts=0).remote(notes)
+
+    def on_event(shard_id: str, event: Event) -> None:
+        if isinstance(event, QuestionDone):
+            last[event.question_id] = event.status
+
+    scheduler = Scheduler(make_worker, 1, on_event, what="question", worker_name="answerer")
+    scheduler.run(shards)
+    return scheduler, last, len(made)
+
+
+def test_a_deadly_batch_is_asked_one_by_one_and_its_deadly_question_left_out(tmp_path: Path) -> None:
+    scheduler, last, made = answered(tmp_path, Shard("s", ("a:ok", "b:die", "c:ok")), Shard("t", ("d:ok",)))
+    assert last == {"a:ok": "ok", "b:die": "failed", "c:ok": "ok", "d:ok": "ok"}
+    assert scheduler.quarantined == {"b:die"} and scheduler.alone == {"a:ok", "b:die", "c:ok"}
+    assert made == 1 + 2 * DEATHS_PER_VIDEO  # the batch twice, then the question by itself twice
+
+
+def test_one_death_is_not_held_against_a_batch(tmp_path: Path) -> None:
+    scheduler, last, made = answered(tmp_path, Shard("s", ("a:ok", "b:die once")))
+    assert last == {"a:ok": "ok", "b:die once": "ok"} and made == 2
+    assert not scheduler.quarantined and not scheduler.alone
+
+
+def test_what_a_worker_has_in_hand() -> None:
+    assert in_hand(VideoStarted("a")) == ("a",) and in_hand(QuestionsStarted(("a", "b"))) == ("a", "b")
+    assert in_hand(CellsDone("a", 1, 1.0)) is None
+    assert in_hand(QuestionDone("a", "ok", "", "", 1, 1)) == ()
+    assert in_hand(ShardCommitted("s", 1, 0.0, 0.0, 0.0)) == ()

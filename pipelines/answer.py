@@ -1,0 +1,279 @@
+"""An answer run, or a caption run, from end to end: store, model, questions, plan, workers, report.
+
+questions -> plan (frozen) -> lease -> workers take shards -> receipts -> run_report.json. The driver sees questions and
+counts, never tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from echoprune.accuracy import accuracy
+from echoprune.answer_plan import AnswerPlan, AnswerShard, extend_plan, load_plan
+from echoprune.answer_run import AnswerRun, answer_run, create_answers
+from echoprune.answer_schema import answers_schema
+from echoprune.answer_settings import AnswerSettings
+from echoprune.answer_store import open_answers
+from echoprune.captions import caption_questions, parse_window
+from echoprune.errors import ConfigError, StoreMismatchError
+from echoprune.lease import Lease
+from echoprune.models import fingerprint, model_settings
+from echoprune.models.identity import answering_digest
+from echoprune.question import Question
+from echoprune.questions import QuestionFile, read_questions
+from echoprune.receipt import read_receipts, sweep
+from echoprune.storage import Storage
+from echoprune.store import TokenStore, open_store
+from echoprune.templates import AUTO, template_names
+from pipelines.answer_config import AnswerConfig, AnsweringConfig, CaptionConfig
+from pipelines.answer_tally import AnswerTally
+from pipelines.answer_worker import AnswerJob, AnswerWorker
+from pipelines.events import Event, QuestionsStarted
+from pipelines.ray_session import Crew, session
+from pipelines.schedule import Scheduler
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+REPORT_FILE = "run_report.json"
+# Questions and counts alone travel through it; Ray takes no less than 75 MB.
+OBJECT_STORE_BYTES = 128 << 20
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be answered, and what the answers' folder must have been made with."""
+
+    questions: Sequence[Question]
+    extra: dict[str, pa.DataType]
+    run: AnswerRun
+    settings: AnswerSettings
+    by: tuple[str, ...]
+
+
+def run_answer(config: AnswerConfig, *, on_progress: OnProgress) -> dict[str, Any]:
+    """Answers what `config.out` lacks of its plan and of `config.questions`; returns the report, also in run_report.json.
+
+    Raises ConfigError or StoreMismatchError before anything ran, StoreError or ModelError when the run broke. What was
+    committed stands.
+    """
+    settings = _settings(config)
+    store = _matching_store(config)
+    file = read_questions(config.questions)
+    by = config.by or ("kind",)
+    _check_columns(by, file)
+    run = _answer_run(config, settings, store, job="answer", extra=file.extra)
+    return _run(config, _Asked(file.questions, file.extra, run, settings, by), on_progress=on_progress)
+
+
+def run_captions(config: CaptionConfig, *, on_progress: OnProgress) -> dict[str, Any]:
+    """Captions each window of the store's videos that `config.out` lacks; otherwise as `run_answer`."""
+    settings = _settings(config)
+    window_s = parse_window(config.window)
+    store = _matching_store(config)
+    windows = caption_questions(
+        store, window_s=window_s, template=config.template, videos=config.videos or None
+    )
+    # The template is the run's: it may be a file, which a question's own prompt may not.
+    questions = [replace(window, prompt=None) for window in windows]
+    if not questions:
+        raise ConfigError(f"{store.storage.url} holds no video to caption: index some first")
+    run = _answer_run(config, settings, store, job="caption", extra={}, window_s=window_s)
+    return _run(config, _Asked(questions, {}, run, settings, ()), on_progress=on_progress)
+
+
+def _settings(config: AnsweringConfig) -> AnswerSettings:
+    """The settings that the options mean, a template file by its absolute path: workers may run in another folder."""
+    values = config.settings_values()
+    if config.template not in (AUTO, *template_names()) and Path(config.template).is_file():
+        values["template"] = str(Path(config.template).absolute())
+    return AnswerSettings(**values)
+
+
+def _matching_store(config: AnsweringConfig) -> TokenStore:
+    """The store, if the model is the one whose tokens it holds; StoreMismatchError otherwise."""
+    store = open_store(config.store)
+    ours, theirs = store.settings.model_fingerprint, fingerprint(config.model)
+    if ours != theirs:
+        raise StoreMismatchError(
+            f"{store.storage.url} was made with a {store.settings.family} model of fingerprint {ours[:16]}, "
+            f"{config.model} has {theirs[:16]}: give the --model that the store was made with"
+        )
+    return store
+
+
+def _check_columns(by: Sequence[str], file: QuestionFile) -> None:
+    """Raises ConfigError for a column that the answers cannot be grouped by, before hours are spent on them."""
+    try:
+        empty = answers_schema(file.extra).empty_table()
+    except ValueError as error:
+        raise ConfigError(f"{error}: rename them in the question file") from error
+    accuracy(empty, by=by)
+
+
+def _answer_run(
+    config: AnsweringConfig,
+    settings: AnswerSettings,
+    store: TokenStore,
+    *,
+    job: str,
+    extra: dict[str, pa.DataType],
+    window_s: float | None = None,
+) -> AnswerRun:
+    own_dtype = model_settings(config.model).dtype
+    return answer_run(
+        settings,
+        job=job,
+        model_fingerprint=store.settings.model_fingerprint,
+        model_digest=answering_digest(config.model),
+        compute_dtype=own_dtype if config.compute_dtype == "auto" else config.compute_dtype,
+        store_digest=store.settings.digest,
+        extra=extra,
+        window_s=window_s,
+    )
+
+
+def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> dict[str, Any]:
+    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
+    with ExitStack() as ray_session:
+        # Before a new folder is made: wrong options of the cluster must not leave an empty one behind.
+        people = None if Storage(config.out).names() else _connect(config, ray_session)
+        storage = create_answers(config.out, asked.run)
+        with Lease.acquire(storage, run_id=run_id) as lease:
+            sweep(storage)
+            extend_plan(
+                storage,
+                asked.questions,
+                extra=asked.extra,
+                shard_questions=config.shard_questions,
+                batch=config.batch,
+            )
+            plan = load_plan(storage)
+            shards = plan.pending(read_receipts(storage))
+            todo = sum(len(shard.questions) for shard in shards)
+            tally = AnswerTally(questions=todo, done_before=len(plan) - todo)
+            started_at = datetime.now(UTC)
+            quarantined: set[str] = set()
+            try:
+                if shards:
+                    # Ray ends before the lease is given up: no worker may write after that.
+                    with ray_session:
+                        job = AnswerJob(
+                            config=config,
+                            settings=asked.settings,
+                            extra=asked.extra,
+                            compute_dtype=asked.run.compute_dtype,
+                            crew=people or _connect(config, ray_session),
+                            store=Storage(config.store).url,
+                            out=storage.url,
+                            run_id=run_id,
+                            lease_epoch=lease.epoch,
+                        )
+                        quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
+            finally:
+                report = {
+                    "run_id": run_id,
+                    "host": socket.gethostname(),
+                    "started_at": started_at.isoformat(),
+                    "finished_at": datetime.now(UTC).isoformat(),
+                    "versions": versions(),
+                    "config": config.as_dict(),
+                    "run": tally.report() | {"failures": tally.failures},
+                    "quarantined": sorted(quarantined),
+                    **_standing(plan, storage, extra=asked.extra, by=asked.by),
+                }
+                text = json.dumps(report, indent=2) + "\n"
+                storage.write_bytes(f"runs/{run_id}.json", text.encode())
+                storage.write_bytes(REPORT_FILE, text.encode())
+    return report
+
+
+def _connect(config: AnsweringConfig, until: ExitStack) -> Crew:
+    """The actors that there is room for on Ray, which is connected until the end of `until`."""
+    until.enter_context(session(config.address, object_store_bytes=OBJECT_STORE_BYTES))
+    return _crew(workers=config.workers, device=config.device)
+
+
+def _crew(*, workers: int | None, device: str) -> Crew:
+    """As many answerers as asked for, otherwise one per GPU of the connected cluster, or one where there is none."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise ConfigError("--device cuda, but Ray finds no GPU in this cluster: use --device cpu or auto")
+    use_gpus = device != "cpu" and gpus > 0
+    count = workers or (gpus if use_gpus else 1)
+    room, unit = (min(gpus, cpus), "GPUs and CPU cores") if use_gpus else (cpus, "CPU cores")
+    if count > room:
+        raise ConfigError(
+            f"--workers is {count}, but the cluster has {unit} for {room}: give at most that many"
+        )
+    return Crew(
+        encoders=count, decoders=0, gpus_each=int(use_gpus), threads=1 if use_gpus else max(1, cpus // count)
+    )
+
+
+def _run_shards(
+    job: AnswerJob, shards: list[AnswerShard], tally: AnswerTally, *, on_progress: OnProgress
+) -> set[str]:
+    """Runs the shards on the connected Ray; returns the ids of questions that were quarantined."""
+    people = job.crew
+    log.info("%d answerers", people.encoders)
+
+    def make_worker() -> Any:
+        options = {
+            "num_cpus": people.threads,
+            "num_gpus": people.gpus_each,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        return ray.remote(AnswerWorker).options(**options).remote(job)
+
+    def on_event(shard_id: str, event: Event) -> None:
+        tally.add(shard_id, event)
+        if not isinstance(event, QuestionsStarted):
+            on_progress(tally.snapshot())
+
+    on_progress(tally.snapshot())
+    scheduler = Scheduler(
+        make_worker=make_worker,
+        workers=people.encoders,
+        on_event=on_event,
+        what="question",
+        worker_name="answerer",
+    )
+    scheduler.run(shards)
+    return scheduler.quarantined
+
+
+def _standing(
+    plan: AnswerPlan, storage: Storage, *, extra: dict[str, pa.DataType], by: Sequence[str]
+) -> dict[str, Any]:
+    """How the whole folder stands after the run: answers by status, failed ones by class, accuracy by columns."""
+    answers = open_answers(storage.url)
+    names = list(dict.fromkeys(["status", "error_class", "answer", "correct", *by]))
+    # Before the first shard is done nothing says which further columns there are.
+    table = answers.table(names) if answers.receipts else answers_schema(extra).empty_table().select(names)
+    status = Counter(table["status"].to_pylist())
+    errors = Counter(name for name in table["error_class"].to_pylist() if name)
+    counts = {name: status[name] for name in ("ok", "empty", "failed")}
+    scored = accuracy(table, by=by).to_pylist() if by else []
+    return {
+        "answers": counts | {"missing": len(plan) - len(table)},
+        "errors": dict(sorted(errors.items())),
+        "accuracy": scored if scored and scored[-1]["n"] else [],
+    }

@@ -1,0 +1,196 @@
+"""The configurations of an answer run and of a caption run; their options are those of AnswerSettings and of the cluster.
+
+Defaults are written out, since AnswerSettings comes with torch; a test holds them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from echoprune.errors import ConfigError
+from pipelines.config import COMPUTE_DTYPES, DEVICES, JobConfig, option, require_local_store
+
+RELEVANCE = ("max", "mean", "softmax", "off")
+SETTINGS = (
+    "budget",
+    "budget_includes_text",
+    "relevance",
+    "query",
+    "first",
+    "correspondence_weight",
+    "echo_weight",
+    "template",
+    "letters",
+    "positions",
+    "empty_cells",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "batch",
+    "batch_tokens",
+)
+_RELEVANCE_HELP = (
+    "How a token's relevance is taken over the words of the query: its greatest similarity to one, their mean, or a "
+    "softmax between; off: what is new in the video decides alone."
+)
+_TEMPLATE_HELP = "What the model is told: brief, dense, summary, multiple_choice, open, yes_no, grounding, or a Jinja file of yours"
+
+
+@dataclass(frozen=True)
+class AskingConfig(JobConfig):
+    """How the model is asked about a store; checks itself, raises ConfigError with the cure."""
+
+    store: str = ""
+    model: str = option(
+        "",
+        "Checkpoint that the store was made with: a local directory or a hub id. It is compared by content.",
+        required=True,
+    )
+
+    budget: str = option(
+        "4096",
+        "Visual tokens of one question: a number, a ratio of the video's or range's original tokens such as 0.05, or "
+        "all that is stored.",
+        metavar="N|RATIO|all",
+    )
+    budget_includes_text: bool = option(
+        False, "Count the text that comes with cells (Qwen3-VL's time stamps) in --budget."
+    )
+    relevance: str = option("max", _RELEVANCE_HELP, choices=RELEVANCE)
+    query: str = option(
+        "question",
+        "Whose words relevance is measured against.",
+        choices=("question", "question+options", "prompt"),
+    )
+    first: str = option(
+        "share",
+        "The first cell, which has no past to echo, takes its share of the budget, or is kept whole beside it.",
+        choices=("share", "whole"),
+    )
+    correspondence_weight: float = option(
+        1.0, "Weight of the correspondence score c in S = r - c - e.", at_least=0
+    )
+    echo_weight: float = option(1.0, "Weight of the echo score e in S = r - c - e.", at_least=0)
+    template: str = option(
+        "auto", f"{_TEMPLATE_HELP}; auto: multiple_choice where there are options, else open."
+    )
+    letters: bool = option(
+        False, "Choose among options by the log-probability of their letters, not by the text."
+    )
+    positions: str = option(
+        "auto",
+        "Positions of kept tokens for LLaVA-OneVision: those of the unpruned prompt, or compact; auto: compact.",
+        choices=("auto", "original", "compact"),
+    )
+    empty_cells: str = option(
+        "drop", "Time stamps of cells that keep no token (Qwen3-VL).", choices=("drop", "keep")
+    )
+    max_new_tokens: int = option(64, "Length of an answer at most, in tokens.", at_least=1)
+    temperature: float = option(
+        0.0, "Sampling temperature of the text; 0: greedily, the likeliest token each time.", at_least=0
+    )
+    top_p: float = option(1.0, "Sample from the likeliest tokens that have this share together.", above=0)
+    top_k: int = option(0, "Sample from this many tokens at most; 0: from all.", at_least=0)
+    seed: int = option(0, "Seed of sampling.")
+    batch: int = option(8, "Questions answered together at most.", at_least=1)
+    batch_tokens: int = option(
+        65536, "Tokens of such a batch at most, filled up to its longest prompt.", at_least=1
+    )
+
+    compute_dtype: str = option(
+        "auto",
+        "Number format the model runs in; auto is the checkpoint's own.",
+        choices=COMPUTE_DTYPES,
+    )
+    device: str = option("auto", "auto takes CUDA where Ray finds a GPU.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.store:
+            raise ConfigError(
+                "STORE is missing: name the folder of a store on the command line or in --config"
+            )
+        require_local_store(self.store, name="STORE")
+
+    def settings_values(self) -> dict[str, Any]:
+        """The values of AnswerSettings among these options."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+
+@dataclass(frozen=True)
+class AnsweringConfig(AskingConfig):
+    """What answer and caption runs have in common: where answers go, and on what they run."""
+
+    out: str = option(
+        "",
+        "Folder of the answers; made if missing. The same command again does what is missing there.",
+        required=True,
+        metavar="DIR",
+    )
+    workers: int | None = option(
+        None,
+        "Answering actors, one GPU each. Default: one per GPU, or one on a machine without.",
+        at_least=1,
+    )
+    shard_questions: int | None = option(
+        None,
+        "Questions committed together; an interrupted shard is done again. Default: a 32nd of them in whole "
+        "batches, at most 512.",
+        at_least=1,
+    )
+    address: str | None = option(
+        None,
+        "Ray cluster to join (auto, HOST:PORT, ray://...). Default: RAY_ADDRESS, else a private local Ray.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_local_store(self.out, name="--out")
+
+
+@dataclass(frozen=True)
+class AnswerConfig(AnsweringConfig):
+    """Everything that an answer run depends on. `by`: columns to give the accuracy by."""
+
+    questions: str = option(
+        "",
+        "Questions as JSON lines, CSV or Parquet: question_id, video, question, and optionally options, answer, kind, "
+        "start_s, end_s, prompt; further columns are passed through.",
+        required=True,
+        metavar="FILE",
+    )
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaptionConfig(AnsweringConfig):
+    """Everything that a caption run depends on. `videos`: ids, uris, paths or file names; none: all."""
+
+    relevance: str = option(
+        "off",
+        f"{_RELEVANCE_HELP} A caption has no words of its own but with --query prompt.",
+        choices=RELEVANCE,
+    )
+    template: str = option("brief", f"{_TEMPLATE_HELP}.")
+    window: str = option(
+        "30s", "Length of the stretch that one caption is about: 30s, 2m, 1h, or seconds.", metavar="LENGTH"
+    )
+    videos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OverlapConfig(AskingConfig):
+    """Everything that a measure of overlap depends on."""
+
+    questions: str = option("", "Questions as for `echoprune answer`.", required=True, metavar="FILE")
+    keeps: str = option(
+        "0.5,0.25,0.1,0.05",
+        "Values of index --keep to compare with the lossless store, separated by commas.",
+        metavar="LIST",
+    )
+    out: str = option(
+        "", "Write overlap.parquet and overlap.png to this folder, made if missing.", metavar="DIR"
+    )

@@ -1,0 +1,95 @@
+"""Running totals of an answer run: what the progress line shows while it runs, and `run_report.json` says at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.events import Event, QuestionDone, ShardCommitted
+
+
+@dataclass
+class AnswerTally:
+    """Totals of this run, fed with events. "Before" counts what earlier runs had finished."""
+
+    questions: int
+    done_before: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    done: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    error_classes: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    visual_tokens: int = 0
+    new_tokens: int = 0
+    answer_bytes: int = 0
+    shards: int = 0
+    worker_s: Counter[str] = field(default_factory=Counter)
+    _uncommitted: dict[str, dict[tuple[str, str], QuestionDone]] = field(default_factory=dict)
+
+    def add(self, shard_id: str, event: Event) -> None:
+        """Counts an event. Totals of a shard that had to be run again are not counted twice."""
+        if isinstance(event, QuestionDone):
+            # Bad rows may share the id of a good one; their error names the row.
+            key = (event.question_id, event.error if event.error_class == "bad_row" else "")
+            # A shard that is run again answers its questions again: the last word counts.
+            self._uncommitted.setdefault(shard_id, {})[key] = event
+        elif isinstance(event, ShardCommitted):
+            for each in self._uncommitted.pop(shard_id, {}).values():
+                self._count(each)
+            self.shards += 1
+            self.answer_bytes += event.bytes
+            self.worker_s.update({"answer": event.encode_s, "commit": event.commit_s})
+
+    def _count(self, each: QuestionDone) -> None:
+        self.done += 1
+        self.status[each.status] += 1
+        self.visual_tokens += each.tokens
+        self.new_tokens += each.new_tokens
+        if each.status == "failed":
+            self.error_classes[each.error_class] += 1
+            self.failures.append((each.question_id, each.error_class, each.error))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started_s
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers of a progress line, answers still in an uncommitted shard included."""
+        pending = [each for shard in self._uncommitted.values() for each in shard.values()]
+        done, elapsed = self.done + len(pending), self.elapsed_s
+        rate = done / elapsed if elapsed > 0 else 0.0
+        return {
+            "questions_done": done + self.done_before,
+            "questions": self.questions + self.done_before,
+            "failed": self.status["failed"] + sum(each.status == "failed" for each in pending),
+            "empty": self.status["empty"] + sum(each.status == "empty" for each in pending),
+            "questions_per_s": rate,
+            "visual_tokens": self.visual_tokens + sum(each.tokens for each in pending),
+            "new_tokens": self.new_tokens + sum(each.new_tokens for each in pending),
+            "elapsed_s": elapsed,
+            "eta_s": (self.questions - done) / rate if rate else None,
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The totals for `run_report.json`: committed work only."""
+        worker_s = sum(self.worker_s.values())
+        return {
+            "questions": {
+                "done": self.done,
+                "of": self.questions,
+                "before": self.done_before,
+                **dict(self.status),
+            },
+            "errors": dict(self.error_classes),
+            "questions_per_s": self.done / self.elapsed_s if self.elapsed_s else 0.0,
+            "visual_tokens": self.visual_tokens,
+            "new_tokens": self.new_tokens,
+            "answer_bytes": self.answer_bytes,
+            "shards": self.shards,
+            "elapsed_s": self.elapsed_s,
+            "worker_s": dict(self.worker_s),
+            "answerer_busy": self.worker_s["answer"] / worker_s if worker_s else None,
+        }

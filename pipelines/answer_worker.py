@@ -1,0 +1,174 @@
+"""One answerer, pinned to its GPU: takes shards of questions, answers them in order, commits each shard whole.
+
+The model is loaded once; frames and decoders are nowhere. A question that cannot be asked is a failed row of the core's;
+anything else that goes wrong ends the worker, and the scheduler decides by what it had in hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from echoprune import lease
+from echoprune.answer import answer_questions, failed, provenance
+from echoprune.answer_plan import AnswerShard
+from echoprune.answer_run import build_answers
+from echoprune.answer_settings import AnswerSettings
+from echoprune.models import load_answerer
+from echoprune.question import Answer, Question
+from echoprune.receipt import Receipt
+from echoprune.shard import commit
+from echoprune.storage import Storage
+from echoprune.store import TokenStore, open_store
+from pipelines.announce import told
+from pipelines.answer_config import AnsweringConfig
+from pipelines.events import Event, QuestionDone, QuestionsStarted, ShardCommitted
+from pipelines.ray_session import Crew
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+KILLED = "killed_worker"
+
+
+@dataclass(frozen=True)
+class AnswerJob:
+    """All that a worker needs to know of the run."""
+
+    config: AnsweringConfig
+    settings: AnswerSettings
+    extra: dict[str, pa.DataType]
+    compute_dtype: str
+    crew: Crew
+    store: str
+    out: str
+    run_id: str
+    lease_epoch: int
+
+
+class AnswerWorker:
+    """The actor class; see the module's docstring."""
+
+    def __init__(self, job: AnswerJob) -> None:
+        self._job = job
+        self._storage = Storage(job.out)
+        self._answerer: Any = None
+        self._store: TokenStore | None = None
+        torch.set_num_threads(job.crew.threads)
+
+    def load(self) -> None:
+        """Loads the model and opens the store; raises ModelError or StoreError."""
+        self._store = open_store(self._job.store)
+        self._answerer = load_answerer(
+            self._job.config.model,
+            device="cuda" if self._job.crew.gpus_each else "cpu",
+            compute_dtype=self._job.compute_dtype,
+            positions=self._job.settings.positions,
+            empty_cells=self._job.settings.empty_cells,
+        )
+
+    def run_shard(
+        self, shard: AnswerShard, quarantined: frozenset[str], alone: frozenset[str] = frozenset()
+    ) -> Generator[Event, None, None]:
+        """Answers and commits one shard, telling what happens; raises what no answer can say."""
+        assert self._store is not None
+        started, begun = datetime.now(UTC), time.perf_counter()
+        answers: list[Answer] = []
+
+        def answer(tell: Callable[[Event], None]) -> None:
+            for each in self._answers(shard.questions, quarantined, alone, tell):
+                answers.append(each)
+                tell(_done(each))
+
+        yield from told(answer)
+        answered = time.perf_counter()
+        with self._storage.tmp_dir() as folder:
+            built = build_answers(
+                folder,
+                shard.shard_id,
+                answers,
+                extra=self._job.extra,
+                provenance=provenance(self._store, self._job.settings),
+            )
+            outcomes = Counter(each.status for each in answers)
+            receipt = Receipt(
+                shard_id=shard.shard_id,
+                generation=0,
+                files=(built.entry,),
+                ok=outcomes["ok"],
+                partial=outcomes["empty"],
+                failed=outcomes["failed"],
+                lease_epoch=self._job.lease_epoch,
+                run_id=self._job.run_id,
+                host=socket.gethostname(),
+                started_at=started.isoformat(),
+                finished_at=datetime.now(UTC).isoformat(),
+                versions=versions(),
+                config=self._job.config.as_dict(),
+            )
+            commit(self._storage, [built], receipt, check_epoch=self._check_epoch)
+        yield ShardCommitted(
+            shard_id=shard.shard_id,
+            bytes=built.entry.size_bytes,
+            wait_s=0.0,
+            encode_s=answered - begun,
+            commit_s=time.perf_counter() - answered,
+        )
+
+    def _check_epoch(self) -> None:
+        lease.check(self._storage, self._job.lease_epoch)
+
+    def _answers(
+        self,
+        questions: Iterable[Question],
+        quarantined: frozenset[str],
+        alone: frozenset[str],
+        tell: Callable[[Event], None],
+    ) -> Iterator[Answer]:
+        """The answers in order, each question announced before it is looked at, and each batch before it is answered."""
+        assert self._store is not None
+
+        def announced(part: Iterable[Question]) -> Iterator[Question]:
+            for question in part:
+                tell(QuestionsStarted((question.question_id,)))
+                yield question
+
+        def how(question: Question) -> str:
+            if question.question_id in quarantined and not question.error_class:
+                return KILLED
+            return question.question_id if question.question_id in alone else ""
+
+        # Questions before and after one to be answered alone form the batches that they formed with it.
+        for kind, part in groupby(questions, key=how):
+            if kind == KILLED:
+                message = "answering it killed the worker twice, by itself; the question is left out"
+                yield from (failed(question, KILLED, message) for question in part)
+                continue
+            yield from answer_questions(
+                announced(part),
+                store=self._store,
+                answerer=self._answerer,
+                settings=self._job.settings,
+                on_batch=lambda ids: tell(QuestionsStarted(ids)),
+            )
+
+
+def _done(answer: Answer) -> QuestionDone:
+    return QuestionDone(
+        answer.question.question_id,
+        answer.status,
+        answer.error_class,
+        answer.error,
+        tokens=answer.visual_tokens,
+        new_tokens=answer.new_tokens,
+    )
