@@ -83,12 +83,19 @@ def prepare(
 
     An Answer of status "empty" for a caption of a view in which nothing is stored. Raises UnanswerableError.
     """
-    scored = score(question, video=video, answerer=answerer, settings=settings, template=template)
-    if len(scored.stored.t) == 0:
-        message = f"nothing is stored of {video.row['uri']} in {_range(question)}"
-        if question.kind == "caption":
-            return replace(scored.answer, status="empty", error=message)
-        raise UnanswerableError("no_tokens_in_range", message)
+    try:
+        scored = score(question, video=video, answerer=answerer, settings=settings, template=template)
+        if len(scored.stored.t) == 0:
+            raise UnanswerableError(
+                "no_tokens_in_range", f"nothing is stored of {video.row['uri']} in {_range(question)}"
+            )
+    except UnanswerableError as error:
+        if question.kind == "caption" and error.error_class in ("range_outside", "no_tokens_in_range"):
+            row = video.row
+            return Answer(
+                question=question, status="empty", error=str(error), video_id=row["video_id"], uri=row["uri"]
+            )
+        raise
     reach = None
     if scored.query is not None and not scored.stored.complete and scored.stored.highest_dropped is not None:
         reach = video.reach(scored.view, scored.query, reduce=settings.relevance)

@@ -235,7 +235,9 @@ def test_a_range_in_which_nothing_is_stored(store: MakeStore, answerer: Callable
     empty = next(t for t, kept in enumerate(cells) if kept == 0)
     asked = ask(start_s=float(empty), end_s=empty + 1.0)
     caption = replace(asked, question="", prompt="brief", kind="caption")
-    failed, said = answered(opened, answerer("qwen2_5_vl"), asked, caption)
+    between = replace(caption, start_s=1.2, end_s=1.9)
+    failed, said, short = answered(opened, answerer("qwen2_5_vl"), asked, caption, between)
+    assert (short.status, short.video_id) == ("empty", said.video_id) and "no cell begins" in short.error
     assert (failed.status, failed.error_class) == ("failed", "no_tokens_in_range")
     assert (said.status, said.error_class) == ("empty", "") and "nothing is stored" in said.error
 
