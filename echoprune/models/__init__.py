@@ -71,8 +71,8 @@ def load_encoder(
 ) -> Encoder:
     """The vision tower and projector of `model`, in memory on `device`; its language model is never read.
 
-    `segment_cells` >= 1: the encoder always runs on this many cells, filling up shorter segments, so that equal
-    frames give equal bits. `device`: auto (the current GPU if there is one) | cpu | cuda. `compute_dtype`: auto
+    `segment_cells` >= 1: on a GPU the encoder always runs on this many cells, filling up shorter segments, so that equal
+    frames give equal bits; on a CPU it runs on one at a time. `device`: auto (the current GPU if there is one) | cpu | cuda. `compute_dtype`: auto
     (the checkpoint's own) | fp32 | bf16 | fp16. Raises ModelError when the model is missing, of an unknown family,
     or lacks vision weights; ConfigError when an option cannot be met.
     """

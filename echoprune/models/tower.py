@@ -20,11 +20,13 @@ from echoprune.models.encoder import ModelSettings
 class TowerEncoder:
     """The `Encoder` of every family; made by `load_encoder`.
 
-    `run` takes uint8 pixels (F, H, W, 3) of `segment_cells` whole cells on the device, and gives their TokenGrid.
-    Each call of it has that many cells, the last of them black when there are fewer frames: matrix kernels are
-    chosen by row count, so that one shape per frame size is what makes equal cells give equal bits. Measured on an
-    H200 with a random Qwen2.5-VL tower of 7B shape: any cut of 16 cells gave equal bits at 8 cells a call, in bf16,
-    fp16 and fp32; against 3 cells a call values differed by up to 0.17 in bf16.
+    `run` takes uint8 pixels (F, H, W, 3) of some whole cells on the device, and gives their TokenGrid. Each call of it
+    has as many cells, the last of them black when there are fewer frames: matrix kernels are chosen by row count, so
+    that one shape per frame size is what makes equal cells give equal bits. On a GPU these are `segment_cells`. Measured
+    on an H200 with a random Qwen2.5-VL tower of 7B shape: any cut of 16 cells gave equal bits at 8 cells a call, in
+    bf16, fp16 and fp32; against 3 cells a call values differed by up to 0.17 in bf16. On a CPU it is one cell: its
+    libraries share rows out among threads, and on 16 cores the bits of a LLaVA-OneVision frame followed its place among
+    others. That costs nothing: a Qwen2.5-VL tower takes a quarter of the time so, the others' about the same.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class TowerEncoder:
         self.deepstack_layers = settings.deepstack_layers
         self.default_temperature = settings.default_temperature
         self.default_window = settings.default_window
-        self.segment_cells = segment_cells
+        self._call_cells = segment_cells if weight.device.type != "cpu" else 1
         self._tower = tower
         self._run = run
 
@@ -56,8 +58,8 @@ class TowerEncoder:
         _, height, width, _ = frames.pixels.shape
         self.layout.grid_hw((height, width))
         parts = [
-            self._encode_cells(frames, start, min(start + self.segment_cells, frames.cells))
-            for start in range(0, frames.cells, self.segment_cells)
+            self._encode_cells(frames, start, min(start + self._call_cells, frames.cells))
+            for start in range(0, frames.cells, self._call_cells)
         ]
         tokens = torch.cat([part.tokens for part in parts])
         maps = [part.deepstack for part in parts if part.deepstack is not None]
@@ -74,7 +76,7 @@ class TowerEncoder:
 
     def _encode_cells(self, frames: Frames, start: int, stop: int) -> TokenGrid:
         per_cell = self.layout.cell_frames
-        shape = (self.segment_cells * per_cell, *frames.pixels.shape[1:])
+        shape = (self._call_cells * per_cell, *frames.pixels.shape[1:])
         # Copied by numpy: frames that come out of Ray's object store are read-only, which torch cannot express.
         pixels = torch.zeros(shape, dtype=torch.uint8)
         pixels.numpy()[: (stop - start) * per_cell] = frames.pixels[start * per_cell : stop * per_cell]
