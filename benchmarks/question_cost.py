@@ -107,7 +107,9 @@ def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> 
     """Seconds that the index run took, Ray's start included."""
     command = [sys.executable, "-m", "jobs.cli", "index", str(video), "--store", str(work / "store")]
     command += ["--model", model, "--keep", options.keep, "--device", options.device, "--fps", str(FPS)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
     environment.pop("RAY_ADDRESS", None)
     started = time.perf_counter()
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
