@@ -3,8 +3,8 @@
     question + store --view, relevance--> scores --choose(budget)--> kept tokens --prompt, generate--> Answer
 
 A plain function over an iterable of questions: a unit test, a laptop and a Ray actor run the same code. No video is
-opened. A question that cannot be answered is an Answer that says why; only what is nobody's question's fault (a damaged
-store, a model that computes nonsense) is raised.
+opened. A question that cannot be answered is an Answer that says why; only what is nobody's question's fault (a model that
+computes nonsense, a full disk) is raised.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import StoreMismatchError, UnanswerableError
+from echoprune.errors import StoreError, StoreMismatchError, UnanswerableError
 from echoprune.letters import is_correct, letter, parse_choice
 from echoprune.models.answerer import Answerer, Decoding, Generated
 from echoprune.prepare import Prepared, open_video, prepare
@@ -71,17 +71,21 @@ def _prepared(
         template = load_template(settings.template)
     video: StoredVideo | None = None
     for question in questions:
+        before, video = video, None
         try:
-            video = open_video(question, store, video)
+            video = open_video(question, store, before)
             outcome = prepare(question, video=video, answerer=answerer, settings=settings, template=template)
         except UnanswerableError as error:
             outcome = failed(question, error.error_class, str(error), video=video)
+        except StoreError as error:
+            # One damaged file must not stop the questions about all other videos.
+            outcome = failed(question, "store_damaged", str(error), video=video)
         yield outcome
 
 
 def failed(question: Question, error_class: str, error: str, *, video: StoredVideo | None = None) -> Answer:
     """The answer of status "failed"; `video`: what was open, named in the answer if it is the question's."""
-    row = video.row if video is not None and error_class not in _BEFORE_VIDEO else {}
+    row = {} if video is None else video.row
     return Answer(
         question=question,
         status="failed",
@@ -90,9 +94,6 @@ def failed(question: Question, error_class: str, error: str, *, video: StoredVid
         video_id=row.get("video_id"),
         uri=row.get("uri"),
     )
-
-
-_BEFORE_VIDEO = ("unknown_video", "ambiguous_video", "video_failed", "bad_row")
 
 
 def _answered(

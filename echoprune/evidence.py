@@ -16,21 +16,18 @@ from echoprune.view import View
 MOMENTS = 5
 
 
-def cell_mass(
-    t: npt.NDArray[np.int64], score: npt.NDArray[np.float32], has_past: npt.NDArray[np.bool_], *, cells: int
-) -> FloatArray:
-    """(T,) float64: the share of each cell in the mass, which adds up to 1; 0 everywhere if no token stands out.
+def cell_mass(t: npt.NDArray[np.int64], score: npt.NDArray[np.float32], *, cells: int) -> FloatArray:
+    """(T,) float64: the share of each cell in the mass, which adds up to 1.
 
-    `t`, `score`, `has_past` (K,) of the kept tokens. A token's mass is S less the lowest S kept. Tokens of the first
-    cell, whose S is r alone, are taken as perfect echoes (S = r - 2), so that they count only where all else does too.
+    `t`, `score` (K,), K >= 1, of the kept tokens: r - c - e, with c = e = 1 in the first cell of a video, which nothing
+    went before: its tokens count as perfect echoes. A token's mass is its score less the lowest one; where none stands
+    out, each token has the same.
     """
-    if len(t) == 0:
-        return np.zeros(cells)
-    comparable = np.where(has_past, score, score - 2.0).astype(np.float64)
-    excess = comparable - comparable.min()
+    excess = score.astype(np.float64) - float(score.min())
+    if not excess.any():
+        excess = np.ones(len(t))
     mass = np.bincount(t, weights=excess, minlength=cells)
-    total = float(mass.sum())
-    return mass / total if total > 0 else np.zeros(cells)
+    return np.asarray(mass / mass.sum())
 
 
 def moments(mass: FloatArray, view: View, *, limit: int = MOMENTS) -> tuple[Evidence, ...]:

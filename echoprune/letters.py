@@ -73,14 +73,14 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
     text = unicodedata.normalize("NFKC", _THOUGHT_ENDS.split(text)[-1])
     # Before markup goes: the option "C#" is not the letter C.
     if not _WHOLE.fullmatch(text) and (found := _of_text(text, options)):
-        return found
+        return found if _agrees(found, text, options) else None
     text = _MARKUP.sub("", text).strip()
     if not text or not options:
         return None
     if alone := _WHOLE.fullmatch(text):
         return _valid(alone[1], options) or _of_text(text, options)
     if found := _of_text(text, options):
-        return found
+        return found if _agrees(found, text, options) else None
     lead_ins = list(_LEAD_IN.finditer(text))
     if lead_ins:
         return _stated(text, lead_ins[-1], options)
@@ -106,6 +106,16 @@ def is_correct(question: Question, parsed_choice: str | None, raw_text: str) -> 
         return first is not None and first[1].casefold() == wanted
     # Of an answer that is all punctuation nothing would be left to compare.
     return _plain(given) == wanted if wanted else given.strip() == question.answer.strip()
+
+
+def _agrees(found: str, text: str, options: Sequence[str]) -> bool:
+    """Whether a text that is option `found`'s, but for case and punctuation, begins with no other option's letter.
+
+    "A. blue car" says A, and is "a blue car", which may be B.
+    """
+    head = _LEADING.match(text.strip())
+    said = _valid(head[1] or head[2], options) if head else None
+    return said in (None, found) or text.strip() == options[_index(found)].strip()
 
 
 def _leading(text: str, options: Sequence[str]) -> str | None:

@@ -91,10 +91,8 @@ def prepare(
             )
     except UnanswerableError as error:
         if question.kind == "caption" and error.error_class in ("range_outside", "no_tokens_in_range"):
-            row = video.row
-            return Answer(
-                question=question, status="empty", error=str(error), video_id=row["video_id"], uri=row["uri"]
-            )
+            chosen_template = template_for(question, template)
+            return replace(_begun(question, video, chosen_template), status="empty", error=str(error))
         raise
     reach = None
     if scored.query is not None and not scored.stored.complete and scored.stored.highest_dropped is not None:
@@ -129,17 +127,21 @@ def score(
         raise UnanswerableError("reserved_token", str(error)) from error
     query = _query(question, text, answerer, settings)
     stored, related = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
-    answer = Answer(
+    answer = replace(
+        _begun(question, video, chosen_template), original_tokens=view.tokens, stored_tokens=len(stored.t)
+    )
+    return Scored(answer, video, view, query, stored, related, frame)
+
+
+def _begun(question: Question, video: StoredVideo, template: Template) -> Answer:
+    return Answer(
         question=question,
         status="ok",
         video_id=video.video_id,
         uri=video.row["uri"],
-        original_tokens=view.tokens,
-        stored_tokens=len(stored.t),
-        template=chosen_template.name,
-        template_hash=chosen_template.digest,
+        template=template.name,
+        template_hash=template.digest,
     )
-    return Scored(answer, video, view, query, stored, related, frame)
 
 
 def _query(
@@ -183,9 +185,12 @@ def choose_for(
     if budget is None or not settings.budget_includes_text:
         return under(budget)
 
+    # Without relevance the first cell is whole and not counted.
+    free = int((stored.t == 0).sum()) if related is None else 0
+
     def cost(chosen: Chosen) -> int:
         used = answerer.slots_used(scored.frame, stored.t[chosen.indices])
-        return len(chosen.indices) + scored.frame.timestamp_tokens(used)
+        return len(chosen.indices) - free + scored.frame.timestamp_tokens(used)
 
     # More tokens never cost less text but for the odd cell that changes hands: the last that fits is close to the best.
     best, low, high = None, 1, budget
@@ -211,7 +216,7 @@ def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepar
     kept = scored.video.gather(view, chosen.indices)
     prompt = answerer.place(scored.frame, kept, view)
     t = kept.positions[:, 0].numpy()
-    mass = cell_mass(t, chosen.score.numpy(), t > 0, cells=view.grid_thw[0])
+    mass = cell_mass(t, _evident(scored, chosen.indices).numpy(), cells=view.grid_thw[0])
     positions = kept.positions.numpy().astype(np.int32)
     positions[:, 0] += view.first_cell
     answer = replace(
@@ -225,6 +230,17 @@ def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepar
         certified=chosen.certified,
     )
     return Prepared(prompt, answer)
+
+
+def _evident(scored: Scored, index: torch.Tensor) -> torch.Tensor:
+    """(K,) float32 r - c - e of stored tokens, by which a moment stands out.
+
+    The first cell of a range has its own c and e: only that of the video has none, and is taken as an echo (c = e = 1).
+    """
+    stored = scored.stored
+    known = (stored.t[index] > 0) | (scored.view.first_cell > 0)
+    novelty = torch.where(known, -stored.correspondence[index] - stored.echo[index], -2.0)
+    return novelty if scored.related is None else scored.related[index] + novelty
 
 
 def _range(question: Question) -> str:

@@ -50,24 +50,40 @@ def overlap(**options: Any) -> int:
         positions=config.positions,
         empty_cells=config.empty_cells,
     )
+    folder = _folder(config.out) if config.out else None
     rows: list[Overlap] = []
+    failed = 0
     with progress_on_stderr("comparisons") as progress:
         total = len(questions) * len(keeps)
         for row in measure(questions, store=store, answerer=answerer, settings=settings, keeps=keeps):
             rows.append(row)
-            failed = sum(bool(each.error) for each in rows)
+            failed += bool(row.error)
             progress({"comparisons_done": len(rows), "comparisons": total, "failed": failed})
     losses = summary(rows)
-    if config.out:
+    _table(losses)
+    if folder is not None:
         for path in _write(
-            rows, losses, Path(config.out), title=f"what smaller indexes than {store.storage.url} would lose"
+            rows, losses, folder, title=f"what smaller indexes than {store.storage.url} would lose"
         ):
             click.echo(f"written: {shown(str(path))}")
-    _table(losses)
     failures = {row.question_id: row.error for row in rows if row.error}
     for question_id, error in list(failures.items())[:SHOWN_FAILURES]:
         click.echo(shown(f"  {question_id} could not be asked: {error}"))
     return FAILED_VIDEOS if failures else OK
+
+
+def _folder(out: str) -> Path:
+    """The folder, made before hours are spent; ConfigError where nothing can be written in it."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to --out {out}: {error.strerror or error}; name a folder that can be written"
+        ) from error
+    return folder
 
 
 def _write(rows: list[Overlap], losses: list[RatioLoss], folder: Path, *, title: str) -> list[Path]:
@@ -78,12 +94,13 @@ def _write(rows: list[Overlap], losses: list[RatioLoss], folder: Path, *, title:
     from echoprune.overlap_picture import draw_overlap
 
     table, picture = folder / "overlap.parquet", folder / "overlap.png"
+    unfinished = table.with_suffix(".tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), table)
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), unfinished)
+        unfinished.replace(table)
     except OSError as error:
         raise ConfigError(
-            f"cannot write {table}: {error.strerror or error}; name a folder in --out that can be written"
+            f"cannot write {table}: {error.strerror or error}; free space, or name another --out"
         ) from error
     draw_overlap(losses, picture, title=title)
     return [table, picture]

@@ -103,6 +103,18 @@ class Plain:
 
     def logits(self, keep: torch.Tensor | None = None, *, compact: bool = False) -> torch.Tensor:
         """Logits after the prompt; tokens outside `keep` are there, but nothing may attend to them."""
+        with torch.no_grad():
+            logits: torch.Tensor = self.model(**self._seen(keep, compact=compact)).logits[0, -1]
+        return logits
+
+    def text_ids(self, keep: torch.Tensor, *, new: int, compact: bool, suppress: list[int]) -> list[int]:
+        """What the library's own greedy `generate` writes in `new` tokens under the same mask."""
+        inputs = self._seen(keep, compact=compact)
+        made = self.model.generate(**inputs, max_new_tokens=new, do_sample=False, suppress_tokens=suppress)
+        ids: list[int] = made[0, self.ids.shape[1] :].tolist()
+        return ids
+
+    def _seen(self, keep: torch.Tensor | None, *, compact: bool) -> dict[str, torch.Tensor]:
         mask = torch.ones_like(self.ids)
         positions = self.positions
         if keep is not None:
@@ -110,12 +122,7 @@ class Plain:
             mask[0] &= self._timed(keep)
         if compact:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with torch.no_grad():
-            output = self.model(
-                input_ids=self.ids, attention_mask=mask, position_ids=positions, **self.pixels
-            )
-        logits: torch.Tensor = output.logits[0, -1]
-        return logits
+        return {"input_ids": self.ids, "attention_mask": mask, "position_ids": positions, **self.pixels}
 
     def _timed(self, keep: torch.Tensor) -> torch.Tensor:
         """0 for the time text of cells that keep nothing, by reading the ids backwards from each empty cell."""

@@ -237,9 +237,45 @@ def test_a_range_in_which_nothing_is_stored(store: MakeStore, answerer: Callable
     caption = replace(asked, question="", prompt="brief", kind="caption")
     between = replace(caption, start_s=1.2, end_s=1.9)
     failed, said, short = answered(opened, answerer("qwen2_5_vl"), asked, caption, between)
+    assert short.template == said.template == "brief"
     assert (short.status, short.video_id) == ("empty", said.video_id) and "no cell begins" in short.error
     assert (failed.status, failed.error_class) == ("failed", "no_tokens_in_range")
     assert (said.status, said.error_class) == ("empty", "") and "nothing is stored" in said.error
+
+
+def test_a_damaged_file_fails_its_questions_alone(
+    model: Callable[[str], Path], answerer: Callable[[str], Answerer], tmp_path: Path
+) -> None:
+    opened = indexed.index(tmp_path / "store", model("qwen2_5_vl"), FOOTAGE[:1])
+    file = next((tmp_path / "store" / "tokens").glob("*.parquet"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    file.write_bytes(data)
+    bad, other = answered(opened, answerer("qwen2_5_vl"), ask(), ask(video="nowhere.mp4"))
+    assert (bad.error_class, bad.uri) == ("store_damaged", "/a/street.mp4")
+    assert "damaged" in bad.error and other.error_class == "unknown_video"
+    assert other.uri is None
+
+
+def test_a_bare_name_means_the_same_in_every_folder(
+    store: MakeStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from echoprune.errors import NoSuchVideoError
+
+    for folder in (tmp_path, Path("/a"), Path("/")):
+        monkeypatch.setattr("os.getcwd", lambda folder=folder: str(folder))
+        with pytest.raises(NoSuchVideoError, match="2 videos"):
+            store().resolve("park.mp4")
+    assert store().resolve("./a/park.mp4") == store().resolve("/a/park.mp4")
+
+
+def test_without_words_the_first_cell_is_outside_the_budget_that_includes_text(
+    store: MakeStore, answerer: Callable[[str], Answerer]
+) -> None:
+    settings = replace(ASKED, budget="60", budget_includes_text=True, relevance="off")
+    [answer] = answered(store("qwen3_vl"), answerer("qwen3_vl"), ask(end_s=2.0), settings=settings)
+    places = answer.original_tokens // 2
+    assert answer.visual_tokens - places + answer.timestamp_tokens <= 60 < answer.visual_tokens + 30
 
 
 def test_text_in_the_budget(store: MakeStore, answerer: Callable[[str], Answerer]) -> None:

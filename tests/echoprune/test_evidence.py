@@ -22,15 +22,13 @@ def view(cells: int) -> View:
 def test_mass_is_what_scores_have_above_the_lowest() -> None:
     t = np.array([1, 3, 3, 4])
     score = np.array([-2.0, -0.5, -1.0, -2.0], np.float32)
-    np.testing.assert_allclose(cell_mass(t, score, t > 0, cells=6), [0, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(cell_mass(t, score, cells=6), [0, 0, 0, 1, 0, 0])
 
 
-def test_the_first_cell_counts_as_perfect_echoes() -> None:
-    """Its S is r alone, two above that of a token which an equal one precedes."""
-    t = np.array([0, 0, 2])
-    score = np.array([0.3, 0.1, -0.9], np.float32)
-    mass = cell_mass(t, score, t > 0, cells=3)
-    np.testing.assert_allclose(mass, np.array([0.2, 0, 1.0]) / 1.2, atol=1e-6)
+def test_without_a_token_that_stands_out_each_counts_the_same() -> None:
+    t = np.array([2, 4, 4])
+    np.testing.assert_allclose(cell_mass(t, np.full(3, 0.5, np.float32), cells=6), [0, 0, 1 / 3, 0, 2 / 3, 0])
+    assert moments(cell_mass(t[:1], np.ones(1, np.float32), cells=6), view(6)) == (Evidence(2.0, 3.0, 1.0),)
 
 
 def test_a_peak_is_as_wide_as_its_half_height() -> None:
@@ -43,11 +41,6 @@ def test_a_peak_is_as_wide_as_its_half_height() -> None:
 def test_without_a_peak_the_whole_view_is_the_moment() -> None:
     assert moments(np.zeros(5), view(5)) == (Evidence(0.0, 5.0, 0.0),)
     assert moments(np.full(5, 0.2), view(5)) == (Evidence(0.0, 5.0, 1.0),)
-
-
-def test_no_tokens_have_no_mass() -> None:
-    empty = np.empty(0, np.int64)
-    assert cell_mass(empty, np.empty(0, np.float32), np.empty(0, bool), cells=3).tolist() == [0, 0, 0]
 
 
 @given(

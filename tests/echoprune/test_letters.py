@@ -203,3 +203,12 @@ def test_long_texts_are_read_at_once(part: str) -> None:
     parse_choice(part * 20_000, FOUR)
     is_correct(ask("yes"), None, part * 20_000)
     assert time.perf_counter() - began < 5.0
+
+
+def test_a_letter_is_not_the_article_of_another_option() -> None:
+    options = ["a red car", "a blue car", "no car"]
+    assert parse_choice("A. blue car", options) is None
+    assert parse_choice("a blue car", options) == "B"
+    assert parse_choice("A. red car", options) == "A"
+    assert parse_choice("A blue car.", options) == "B"
+    assert parse_choice("A: blue", ["A: blue", "B: red"]) == "A"

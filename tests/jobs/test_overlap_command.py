@@ -42,7 +42,7 @@ def test_a_table_a_file_and_a_picture(tiny: Path, questions: Path, tmp_path: Pat
     code, out, _ = call(tmp_path / "store", *options, "--keeps", "0.5, 2/cell", "--out", tmp_path / "out")
     assert code == 0, out
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[-2:]] == ["0.5", "2/cell"]
+    assert [line.split()[0] for line in lines[-4:-2]] == ["0.5", "2/cell"]
     table = pq.read_table(tmp_path / "out" / "overlap.parquet")
     assert table.num_rows == 4
     assert table["keep"].to_pylist() == ["0.5", "2/cell"] * 2
@@ -52,6 +52,18 @@ def test_a_table_a_file_and_a_picture(tiny: Path, questions: Path, tmp_path: Pat
     code, out, _ = call(tmp_path / "store", *options, "--keeps", "0.5")
     assert code == 3
     assert "x could not be asked: no video 'nowhere.mp4'" in out
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tiny: Path, questions: Path, tmp_path: Path
+) -> None:
+    index(tmp_path / "store", tiny, [Footage("/v/street.mp4", 4, seed=1)])
+    (tmp_path / "file").write_text("")
+    code, out, err = call(
+        tmp_path / "store", "--model", tiny, "--questions", questions, "--out", tmp_path / "file" / "out"
+    )
+    assert (code, out) == (2, "")
+    assert "cannot write to --out" in err.strip().splitlines()[-1] and "progress" not in err
 
 
 def test_a_pruned_store_is_refused(tiny: Path, questions: Path, tmp_path: Path) -> None:

@@ -65,6 +65,21 @@ def test_kept_tokens_give_the_logits_of_the_plain_call_that_cannot_see_the_other
     torch.testing.assert_close(first_logits(case, prompt), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", families())
+def test_kept_tokens_give_the_text_of_the_plain_call_that_cannot_see_the_others(
+    family: str, case_of: Callable[[str], Case]
+) -> None:
+    case = case_of(family)
+    keep = keep_mask(case, seed=4)
+    suppress = [case.answerer.tokenizer.convert_tokens_to_ids(case.answerer._placeholder)]
+    expected = plain(case).text_ids(keep, new=12, compact=family == "llava_onevision", suppress=suppress)
+    [own] = case.answerer.generate(
+        [case.prompt(keep=keep)], dataclasses.replace(GREEDY, suppress=tuple(suppress))
+    )
+    assert list(own.ids) == [token for token in expected if token not in case.answerer._eos]
+    assert len(own.ids) > 2
+
+
 def test_original_positions_of_llava_onevision(case_of: Callable[[str], Case]) -> None:
     case = case_of("llava_onevision")
     answerer = load_answerer(str(case.folder), device="cpu", positions="original")
