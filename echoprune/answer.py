@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import StoreError, StoreMismatchError, UnanswerableError
+from echoprune.errors import StoreError, UnanswerableError
 from echoprune.letters import is_correct, letter, parse_choice
 from echoprune.models.answerer import Answerer, Decoding, Generated
 from echoprune.prepare import Prepared, open_video, prepare
@@ -162,12 +162,7 @@ def _finished(prepared: Prepared, text: Generated, scores: tuple[float, ...] | N
 
 def require_fit(store: TokenStore, answerer: Answerer) -> None:
     """Raises StoreMismatchError unless the store's tokens are those that the model's own vision part would give."""
-    if store.settings.model_fingerprint != answerer.fingerprint:
-        raise StoreMismatchError(
-            f"the store was made with a {store.settings.family} model of fingerprint "
-            f"{store.settings.model_fingerprint[:12]}, this is a {answerer.family} of {answerer.fingerprint[:12]}: give the "
-            "--model that the store was made with"
-        )
+    store.settings.require_model(answerer.fingerprint, f"this {answerer.family} model")
 
 
 def provenance(store: TokenStore, settings: AnswerSettings) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from echoprune.errors import ModelError, StoreMismatchError
+from echoprune.errors import ModelError
 from echoprune.models import fingerprint, word_rows
 from echoprune.schema import StoreSettings
 
@@ -53,12 +53,7 @@ def require_model(settings: StoreSettings, model: str) -> None:
 
     Reads all vision weights of the checkpoint: their hash is what a store remembers of its model.
     """
-    ours, theirs = settings.model_fingerprint, fingerprint(model)
-    if ours != theirs:
-        raise StoreMismatchError(
-            f"the store was made with another model than {model} (fingerprint {ours[:12]}, family {settings.family}; "
-            f"this one has {theirs[:12]}): give the --model it was made with"
-        )
+    settings.require_model(fingerprint(model), model)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -115,6 +115,14 @@ class StoreSettings:
                     f"{_cure(field.name, ours)}, or write to another --store"
                 )
 
+    def require_model(self, fingerprint: str, model: str) -> None:
+        """Raise StoreMismatchError unless `model`, named in the message, has the fingerprint of this store's tokens."""
+        if fingerprint != self.model_fingerprint:
+            raise StoreMismatchError(
+                f"the store was made with a {self.family} model of fingerprint {self.model_fingerprint[:16]}, {model} has "
+                f"{fingerprint[:16]}: give the --model that the store was made with"
+            )
+
 
 def _kind_name(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))

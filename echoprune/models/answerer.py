@@ -287,6 +287,9 @@ def load_model(
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder} cannot be loaded: {reason}; download the checkpoint again") from error
+    # Without files the library makes a tokenizer that knows no words, and says nothing.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelError(f"{folder} has no tokenizer that knows words: download the checkpoint again")
     lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
     if lacking:
         raise ModelError(

@@ -20,9 +20,9 @@ from echoprune.models.prompt import PromptStyle
 from echoprune.models.qwen_vision import (
     QwenVision,
     identity,
-    patch_layout,
     prompt_style,
     qwen_encoder,
+    qwen_settings,
     vision_settings,
 )
 from echoprune.models.tower import TowerEncoder, load_tower
@@ -61,14 +61,14 @@ _VISION = QwenVision(
 
 def _settings(folder: Path, max_pixels: int | None) -> ModelSettings:
     vision = vision_settings(folder)
-    return ModelSettings(
-        family=NAME,
-        layout=patch_layout(folder, _VISION, max_pixels),
-        dim=int(vision.get("out_hidden_size", 3584)),
+    return qwen_settings(
+        folder,
+        max_pixels,
+        family=_VISION,
         dtype=config_dtype(folder, FAMILY),
         deepstack_layers=len(_deepstack(vision)),
-        default_temperature=DEFAULT_TEMPERATURE,
-        default_window=DEFAULT_WINDOW,
+        temperature=DEFAULT_TEMPERATURE,
+        window=DEFAULT_WINDOW,
         token_flops=_token_flops(vision),
     )
 

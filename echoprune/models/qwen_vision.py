@@ -98,6 +98,30 @@ def patch_layout(folder: Path, family: QwenVision, max_pixels: int | None) -> Pa
     )
 
 
+def qwen_settings(
+    folder: Path,
+    max_pixels: int | None,
+    *,
+    family: QwenVision,
+    dtype: str,
+    deepstack_layers: int,
+    temperature: float,
+    window: int | None,
+    token_flops: float,
+) -> ModelSettings:
+    """What the configuration of a Qwen checkpoint says; see `ModelSettings`."""
+    return ModelSettings(
+        family=family.family,
+        layout=patch_layout(folder, family, max_pixels),
+        dim=int(vision_settings(folder).get("out_hidden_size", 3584)),
+        dtype=dtype,
+        deepstack_layers=deepstack_layers,
+        default_temperature=temperature,
+        default_window=window,
+        token_flops=token_flops,
+    )
+
+
 def identity(folder: Path, family: QwenVision, config: Any) -> dict[str, object]:
     """All that tokens depend on beside the weights, as JSON values; `config`: the library's vision configuration."""
     layout = patch_layout(folder, family, None)

@@ -113,6 +113,6 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path) -> None:
     folders = [write_tiny_checkpoint("qwen2_5_vl", tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     made_with = settings(model_fingerprint=fingerprint(str(folders[0])))
     require_model(made_with, str(folders[0]))
-    with pytest.raises(StoreMismatchError, match="give the --model it was made with") as caught:
+    with pytest.raises(StoreMismatchError, match="give the --model that the store was made with") as caught:
         require_model(made_with, str(folders[1]))
     assert "\n" not in str(caught.value)

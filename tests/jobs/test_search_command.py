@@ -177,7 +177,7 @@ def test_a_search_that_is_cut_short_says_so(tiny: Path, tmp_path: Path) -> None:
         (("--answers", "nosuch"), "holds no answers"),
         (("--answers", "s3://bucket/a"), "--answers s3://bucket/a is not local"),
         (("--model", "nosuch"), "nosuch"),
-        (("--model", "OTHER"), "made with another model"),
+        (("--model", "OTHER"), "give the --model that the store was made with"),
         (("--answers", "ANSWERS", "--limit", "0"), "--limit"),
         (("--model", "TINY", "--max-row-groups", "0"), "--max-row-groups"),
         (("--model", "TINY", "--videos", "nosuch.mp4"), "no video 'nosuch.mp4' among the 3"),
