@@ -2,65 +2,130 @@
 
 A shard is a list of questions, about one video after another, with an id that is a hash of their content. The plan only
 grows: questions that were not in it become a new part. Which shards are done is said by receipts.
+
+A row that is no question never stands in the way of a run: it is known by what is wrong with it, not by its place in the
+file, and once it was mended the part with its question says that it supersedes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echoprune.errors import ConfigError, StoreError
 from echoprune.question import Question
 from echoprune.questions import question_key
+from echoprune.receipt import Receipt
 from echoprune.storage import Storage
 
 # A hundred questions spread over a few workers, ten thousand and more are committed in pieces of minutes.
 SHARDS, MOST_IN_SHARD = 32, 512
 _FOLDER = "plan"
+# How questions.py begins the error of a bad row, and the id that it gives to a row without one.
+_ROW, _ROW_ID = re.compile(r"row \d+: "), re.compile(r"row-\d+")
 
 
 @dataclass(frozen=True)
 class AnswerShard:
-    """Questions that are answered and committed together. `shard_id`: 16 hex digits of their content."""
+    """Questions that are answered and committed together. `shard_id`: 16 hex digits of their content when planned.
+
+    `generation`: how often it was committed before.
+    """
 
     shard_id: str
     questions: tuple[Question, ...] = field(repr=False)
+    generation: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedShard:
+    """A shard as rows of the plan. Its questions are made by `load`, and where it is pickled, as an AnswerShard.
+
+    A million questions are 2.6 GB as objects and 0.2 GB as rows.
+    """
+
+    shard_id: str
+    generation: int
+    rows: pa.Table = field(repr=False)
+
+    def __len__(self) -> int:
+        """How many questions."""
+        return int(self.rows.num_rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        loaded = self.load()
+        return AnswerShard, (loaded.shard_id, loaded.questions, loaded.generation)
+
+    def load(self) -> AnswerShard:
+        """The shard with its questions."""
+        extras = self.rows["extra"].to_pylist() if "extra" in self.rows.column_names else [{}] * len(self)
+        questions = map(_question, self.rows["question"].to_pylist(), extras)
+        return AnswerShard(self.shard_id, tuple(questions), self.generation)
 
 
 @dataclass(frozen=True)
 class AnswerPlan:
     """All parts of a plan, shard after shard, in the order of planning.
 
-    `table`: columns `shard_id`, `row` (of the question in its file, from 0), `question_id`, `key`, `question` (JSON) and
-    `extra` (a struct of the file's further columns, absent if there are none).
+    `table`: columns `shard_id`, `row` (of the question in its file, from 0), `question_id`, `key`, `question` (JSON),
+    `supersedes` (keys of bad rows of earlier parts that no longer count, null for none) and `extra` (a struct of the
+    file's further columns, absent if there are none).
     """
 
     table: pa.Table = field(repr=False)
 
     def __len__(self) -> int:
-        """How many questions."""
-        return int(self.table.num_rows)
+        """How many questions, superseded ones left out."""
+        return int(self.table.num_rows) - int(pc.sum(self._superseded).as_py() or 0)
 
-    def pending(self, done: Collection[str]) -> list[AnswerShard]:
-        """The shards whose id is not in `done`, in order."""
+    def pending(self, receipts: Mapping[str, Receipt], *, retry_failed: bool = False) -> list[PlannedShard]:
+        """The shards that have no receipt, or one of rows that were superseded since, in order.
+
+        With `retry_failed` also those whose receipt counts failed answers. Superseded rows are left out.
+        """
+        found = []
+        live = pc.invert(self._superseded)
+        for shard_id, start, count in self._shards():
+            rows = self.table.slice(start, count).filter(live.slice(start, count))
+            receipt = receipts.get(shard_id)
+            if receipt is None:
+                if len(rows):
+                    found.append(PlannedShard(shard_id, 0, rows))
+            elif receipt.ok + receipt.partial + receipt.failed != len(rows) or (
+                retry_failed and receipt.failed
+            ):
+                found.append(PlannedShard(shard_id, receipt.generation + 1, rows))
+        return found
+
+    def _shards(self) -> Iterator[tuple[str, int, int]]:
+        """Id, first row and number of rows of each shard."""
         ids = self.table["shard_id"].to_pylist()
-        left = [row for row, shard_id in enumerate(ids) if shard_id not in done]
-        rows = self.table.take(pa.array(left, pa.int64()))
-        texts = rows["question"].to_pylist()
-        extras = rows["extra"].to_pylist() if "extra" in rows.column_names else [{}] * len(rows)
-        questions = map(_question, texts, extras)
-        found = zip((ids[row] for row in left), questions, strict=True)
-        return [
-            AnswerShard(shard_id, tuple(question for _, question in members))
-            for shard_id, members in groupby(found, key=lambda pair: pair[0])
-        ]
+        start = 0
+        for shard_id, members in groupby(ids):
+            count = sum(1 for _ in members)
+            yield shard_id, start, count
+            start += count
+
+    @cached_property
+    def superseded(self) -> frozenset[str]:
+        """The keys of rows that no longer count."""
+        lists = self.table["supersedes"].drop_null()
+        return frozenset(key for keys in lists.to_pylist() for key in keys)
+
+    @cached_property
+    def _superseded(self) -> pa.ChunkedArray:
+        return pc.is_in(self.table["key"], value_set=pa.array(sorted(self.superseded), pa.string()))
 
 
 def load_plan(storage: Storage) -> AnswerPlan:
@@ -75,7 +140,9 @@ def load_plan(storage: Storage) -> AnswerPlan:
             raise StoreError(
                 f"plan part {storage.url_of(name)} is damaged ({reason}): use another --out"
             ) from error
-    return AnswerPlan(pa.concat_tables(parts) if parts else plan_schema({}).empty_table())
+    # A part without `supersedes` was made before there was one.
+    table = pa.concat_tables([plan_schema({}).empty_table(), *parts], promote_options="default")
+    return AnswerPlan(table)
 
 
 def extend_plan(
@@ -88,23 +155,19 @@ def extend_plan(
 ) -> list[AnswerShard]:
     """The shards of those questions that the plan does not hold yet, written as its next part; [] if there are none.
 
-    Cut as by `make_shards`. Raises ConfigError for a question whose id was planned with other content, StoreError if
+    Cut as by `make_shards`. A bad row is never refused. A bad row of the plan that `questions` hold no longer is superseded
+    by what has its id now. Raises ConfigError for a question whose id was planned for another question, StoreError if
     another process planned meanwhile.
     """
-    planned = load_plan(storage).table
-    keys = set(planned["key"].to_pylist())
-    ids = set(planned["question_id"].to_pylist())
+    plan = load_plan(storage)
+    keys = set(plan.table["key"].to_pylist())
+    current: set[str] = set()
     fresh: dict[str, tuple[int, Question]] = {}
-    for row, question in enumerate(questions):
-        key = question_key(question)
-        if key in keys:
-            continue
-        if question.question_id in ids:
-            raise ConfigError(
-                f"question {question.question_id!r} was planned with other content: append new questions under new "
-                "ids, or use another --out"
-            )
-        fresh.setdefault(key, (row, question))
+    for row, (key, question) in enumerate(_keyed(questions)):
+        current.add(key)
+        if key not in keys:
+            fresh.setdefault(key, (row, question))
+    supersedes = _supersedes(plan, {key: question for key, (_, question) in fresh.items()}, current)
     if not fresh:
         return []
     rows = {key: row for key, (row, _) in fresh.items()}
@@ -114,7 +177,7 @@ def extend_plan(
     )
     name = f"{_FOLDER}/part-{len(_parts(storage)):04d}.parquet"
     sink = pa.BufferOutputStream()
-    pq.write_table(_table(shards, rows, extra), sink, compression="zstd")
+    pq.write_table(_table(shards, rows, supersedes, extra), sink, compression="zstd")
     if not storage.create_exclusive(name, sink.getvalue().to_pybytes()):
         raise StoreError(f"{storage.url_of(name)} was written by another run: let it finish, then run again")
     return [AnswerShard(_shard_id(members), tuple(each for _, each in members)) for members in shards]
@@ -132,7 +195,7 @@ def make_shards(questions: Iterable[Question], *, size: int) -> list[AnswerShard
     A video's questions share a shard where they fit, so that its tokens are read once; more than `size` of them are cut. Shards
     have at most `size` x 3/2 questions.
     """
-    cut = _cut([(question_key(question), question) for question in questions], size=size)
+    cut = _cut(list(_keyed(questions)), size=size)
     return [AnswerShard(_shard_id(members), tuple(each for _, each in members)) for members in cut]
 
 
@@ -144,6 +207,7 @@ def plan_schema(extra: Mapping[str, pa.DataType]) -> pa.Schema:
         pa.field("question_id", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
+        pa.field("supersedes", pa.list_(pa.string())),
     ]
     if extra:
         columns.append(pa.field("extra", pa.struct([pa.field(name, kind) for name, kind in extra.items()])))
@@ -151,6 +215,44 @@ def plan_schema(extra: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 _Keyed = tuple[str, Question]
+
+
+def _keyed(questions: Iterable[Question]) -> Iterator[_Keyed]:
+    """Each question with its key; that of a bad row stays when rows above it come and go, and no two have the same."""
+    times: Counter[str] = Counter()
+    for question in questions:
+        if not question.error_class:
+            yield question_key(question), question
+            continue
+        named = "" if _ROW_ID.fullmatch(question.question_id) else question.question_id
+        key = question_key(replace(question, question_id=named, error=_ROW.sub("", question.error, count=1)))
+        times[key] += 1
+        if times[key] > 1:
+            key = hashlib.sha256(f"{key} {times[key]}".encode()).hexdigest()[:16]
+        yield key, question
+
+
+def _supersedes(
+    plan: AnswerPlan, fresh: Mapping[str, Question], current: Collection[str]
+) -> dict[str, list[str]]:
+    """By key of a fresh row, the keys of planned bad rows of the same id that are not in the file (`current`) any more."""
+    ids = pa.array(sorted({question.question_id for question in fresh.values()}), pa.string())
+    table = plan.table.filter(pc.is_in(plan.table["question_id"], value_set=ids))
+    good: set[str] = set()
+    bad: defaultdict[str, list[str]] = defaultdict(list)
+    columns = (table[name].to_pylist() for name in ("question_id", "key", "question"))
+    for question_id, key, text in zip(*columns, strict=True):
+        if not json.loads(text)["error_class"]:
+            good.add(question_id)
+        elif key not in current and key not in plan.superseded and not _ROW_ID.fullmatch(question_id):
+            bad[question_id].append(key)
+    for question in fresh.values():
+        if question.question_id in good and not question.error_class:
+            raise ConfigError(
+                f"question {question.question_id!r} was planned with other content: append new questions under new "
+                "ids, or use another --out"
+            )
+    return {key: found for key, question in fresh.items() if (found := bad.pop(question.question_id, []))}
 
 
 def _cut(keyed: Sequence[_Keyed], *, size: int) -> list[list[_Keyed]]:
@@ -180,7 +282,10 @@ def _shard_id(members: Iterable[_Keyed]) -> str:
 
 
 def _table(
-    shards: Sequence[Sequence[_Keyed]], rows: Mapping[str, int], extra: Mapping[str, pa.DataType]
+    shards: Sequence[Sequence[_Keyed]],
+    rows: Mapping[str, int],
+    supersedes: Mapping[str, list[str]],
+    extra: Mapping[str, pa.DataType],
 ) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in plan_schema(extra).names}
     for members in shards:
@@ -191,6 +296,7 @@ def _table(
             columns["question_id"].append(question.question_id)
             columns["key"].append(key)
             columns["question"].append(_text(question))
+            columns["supersedes"].append(supersedes.get(key))
             if extra:
                 columns["extra"].append({name: question.extra.get(name) for name in extra})
     schema = plan_schema(extra)

@@ -2,7 +2,7 @@
 
     <out>/answers.json                 first: all that decides an answer beside the question; a mismatch is an error
     <out>/plan/part-*.parquet          the frozen list of questions and shards (answer_plan.py)
-    <out>/answers/<shard>.parquet      one row per question (answer_schema.py)
+    <out>/answers/<shard>.parquet      one row per question (answer_schema.py); <shard>.g1.parquet of a shard that ran again
     <out>/receipts/<shard>.json        last
 
 Reading is in answer_store.py; committing, and the receipt, are those of a store (shard.py, receipt.py).
@@ -147,14 +147,18 @@ def build_answers(
     *,
     extra: Mapping[str, pa.DataType],
     provenance: Mapping[str, str],
+    generation: int = 0,
 ) -> BuiltFile:
-    """The file of a shard's answers, built in a local folder; its bytes depend on the rows alone.
+    """The file of a shard's answers, one at least, built in a local folder; its bytes depend on the rows alone.
+
+    `generation`: how often the shard was committed before; a part of the file's name.
 
     Raises StoreError when the disk does not take it, or a value does not fit its column.
     """
+    stem = f"{shard_id}.g{generation}" if generation else shard_id
     table = GroupedTable(
         folder,
-        iter([f"{ANSWERS}/{shard_id}.parquet"]),
+        iter([f"{ANSWERS}/{stem}.parquet"]),
         answers_schema(extra),
         group_rows=GROUP_ROWS,
         file_bytes=None,

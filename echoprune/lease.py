@@ -65,8 +65,10 @@ class Lease:
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     @classmethod
-    def acquire(cls, storage: Storage, *, run_id: str, stale_after_s: float = STALE_AFTER_S) -> Lease:
-        """The lease on a store, under the next epoch.
+    def acquire(
+        cls, storage: Storage, *, run_id: str, stale_after_s: float = STALE_AFTER_S, option: str = "--store"
+    ) -> Lease:
+        """The lease on a store, under the next epoch. `option`: the one that names the folder, for messages.
 
         A holder that released it, or whose process is gone on this machine, is followed at once. A holder
         elsewhere is watched until its heartbeat has stood still for `stale_after_s` (by this machine's clock,
@@ -77,7 +79,7 @@ class Lease:
         while True:
             epoch, holder = _current(storage)
             if holder is not None:
-                _wait_until_free(storage, epoch, holder, stale_after_s=stale_after_s)
+                _wait_until_free(storage, epoch, holder, stale_after_s=stale_after_s, option=option)
             mine = replace(me, heartbeat_at=time.time())
             # The second look: a process that was stopped between looking and making may have made a file
             # of an epoch that came, went and was cleaned away meanwhile.
@@ -142,13 +144,15 @@ def check(storage: Storage, epoch: int) -> None:
         )
 
 
-def _wait_until_free(storage: Storage, epoch: int, holder: Holder, *, stale_after_s: float) -> None:
+def _wait_until_free(
+    storage: Storage, epoch: int, holder: Holder, *, stale_after_s: float, option: str
+) -> None:
     """Return when the lease may be followed (or has moved on meanwhile); StoreError while its holder lives."""
     if holder.released:
         return
     if holder.machine == _machine() and holder.host == socket.gethostname():
         if _process_start(holder.pid) == holder.process_start:
-            raise _held(storage, holder)
+            raise _held(storage, holder, option)
         return
     deadline = time.monotonic() + stale_after_s
     while time.monotonic() < deadline:
@@ -157,11 +161,11 @@ def _wait_until_free(storage: Storage, epoch: int, holder: Holder, *, stale_afte
         if now != epoch or seen is None or seen.released:
             return
         if seen.beats != holder.beats:
-            raise _held(storage, seen)
+            raise _held(storage, seen, option)
 
 
-def _held(storage: Storage, holder: Holder) -> StoreError:
-    return StoreError(f"{storage.url} is held by {holder}: wait for it, stop it, or use another --store")
+def _held(storage: Storage, holder: Holder, option: str) -> StoreError:
+    return StoreError(f"{storage.url} is held by {holder}: wait for it, stop it, or use another {option}")
 
 
 def _lease_files(storage: Storage) -> list[str]:

@@ -54,7 +54,8 @@ class Evidence:
 class Answer:
     """What became of one question. `status`: one of ANSWER_STATUSES.
 
-    "empty" is a caption of a window in which nothing is stored; "failed" has `error_class` and `error`. `finish`: "eos"
+    "empty" is a caption of a window in which nothing is stored; "failed" has `error_class` and `error`. `video_digest`: of the video as the store held it
+    (answered_videos.py), None where no run has set it. `finish`: "eos"
     or "length". `parsed_choice`: a letter, None if unsure. `choice_logprobs`: of each option's letter, if asked for.
     `correct`: None without `question.answer`. `kept` (K, 3) int32: (t, h, w) of the tokens that the model saw, in the
     video's whole grid. `original_tokens`: T x N of the video or range before any pruning; `stored_tokens`: those of
@@ -70,6 +71,7 @@ class Answer:
     error: str = ""
     video_id: str | None = None
     uri: str | None = None
+    video_digest: str | None = None
     raw_text: str = ""
     finish: str = ""
     parsed_choice: str | None = None

@@ -13,6 +13,8 @@ from pipelines.answer_config import AnswerConfig
 
 SHOWN_FAILURES = 5
 SHOWN_TEXT = 300
+# Of an id, a file name and a range in front of an answer, each.
+SHOWN_NAME = 60
 
 
 @click.command()
@@ -64,8 +66,11 @@ def summary(report: dict[str, Any], *, noun: str) -> list[str]:
         lines.append(f"  failed by class: {shown(classes)}")
     for question_id, kind, message in run["failures"][:SHOWN_FAILURES]:
         lines.append(shown(f"  {question_id} failed ({kind}): {message}"))
-    if len(run["failures"]) > SHOWN_FAILURES:
-        lines.append(f"  and {len(run['failures']) - SHOWN_FAILURES} more")
+    failed_now = len(run["failures"]) + run["failures_left_out"]
+    if failed_now > SHOWN_FAILURES:
+        lines.append(f"  and {failed_now - SHOWN_FAILURES} more")
+    if (before := answers["failed"] - failed_now) > 0:
+        lines.append(f"  {before} failed in earlier runs: --retry-failed answers them again")
     return lines + [_accuracy(row) for row in report["accuracy"]]
 
 
@@ -90,11 +95,11 @@ def examples(out: str, limit: int) -> list[str]:
     ]
     lines = []
     for row in open_answers(out).table(columns).slice(0, limit).to_pylist():
-        about = " ".join([row["question_id"], (row["uri"] or row["video"]).rsplit("/", 1)[-1]])
+        about = " ".join(map(_cut, (row["question_id"], (row["uri"] or row["video"]).rsplit("/", 1)[-1])))
         if row["start_s"] is not None or row["end_s"] is not None:
-            end = "end" if row["end_s"] is None else f"{row['end_s']:.1f} s"
-            about += f" {row['start_s'] or 0.0:.1f}-{end}"
-        lines.append(shown(f"{about}: {row['question']}" if row["question"] else about))
+            end = "end" if row["end_s"] is None else f"{_seconds(row['end_s'])} s"
+            about += f" {_seconds(row['start_s'] or 0.0)}-{end}"
+        lines.append(shown(f"{about}: {_cut(row['question'], SHOWN_TEXT)}" if row["question"] else about))
         if row["status"] != "ok":
             lines.append(shown(f"  {row['status']} {row['error_class'] or ''}".rstrip()))
             continue
@@ -106,6 +111,15 @@ def examples(out: str, limit: int) -> list[str]:
         if moments:
             lines.append(f"  evidence: {', '.join(moments)}")
     return lines
+
+
+def _cut(text: str, most: int = SHOWN_NAME) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds to a tenth; a number that is no time of a video, such as 1e300, in few digits all the same."""
+    return f"{seconds:.1f}" if seconds < 1e9 else f"{seconds:.3g}"
 
 
 def rates(snapshot: dict[str, Any]) -> str:
@@ -122,10 +136,13 @@ def rates(snapshot: dict[str, Any]) -> str:
 
 def _accuracy(row: dict[str, Any]) -> str:
     numbers = ("overall", "n", "answered", "failed", "correct", "accuracy", "low", "high")
-    groups = [f"{name} {value}" for name, value in row.items() if name not in numbers]
-    what = "all" if row["overall"] else ", ".join(groups)
+    values = {name: value for name, value in row.items() if name not in numbers}
+    groups = [f"{name} {value}" for name, value in values.items() if value is not None]
+    groups += [f"without {name}" for name, value in values.items() if value is None]
+    of = "" if all(value is None for value in values.values()) else "of "
+    what = "of all" if row["overall"] else of + ", ".join(groups)
     share = f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})" if row["n"] else "none to score"
-    return shown(f"  accuracy of {what}: {share}, {row['correct']} of {row['n']}")
+    return shown(f"  accuracy {what}: {share}, {row['correct']} of {row['n']}")
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from echoprune.accuracy import accuracy
-from echoprune.answer_plan import AnswerPlan, AnswerShard, extend_plan, load_plan
+from echoprune.answer_plan import AnswerPlan, PlannedShard, extend_plan, load_plan
 from echoprune.answer_run import AnswerRun, answer_run, create_answers
 from echoprune.answer_schema import answers_schema
 from echoprune.answer_settings import AnswerSettings
 from echoprune.answer_store import open_answers
+from echoprune.answered_videos import require_same_videos
 from echoprune.captions import caption_questions, parse_window
-from echoprune.errors import ConfigError, StoreMismatchError
+from echoprune.errors import ConfigError
 from echoprune.lease import Lease
 from echoprune.models import fingerprint, model_settings
 from echoprune.models.identity import answering_digest
@@ -51,15 +53,21 @@ log = logging.getLogger(__name__)
 REPORT_FILE = "run_report.json"
 # Questions and counts alone travel through it; Ray takes no less than 75 MB.
 OBJECT_STORE_BYTES = 128 << 20
+# Families whose tokens have no places in time and space: positions may be counted anew there.
+COMPACT_FAMILIES = ("llava_onevision",)
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be answered, and what the answers' folder must have been made with."""
+    """What is to be answered, and what the answers' folder must have been made with.
 
-    questions: Sequence[Question]
+    `questions` is emptied once they are planned: from then on the plan has them, in a tenth of the memory.
+    """
+
+    questions: list[Question]
+    store: TokenStore
     extra: dict[str, pa.DataType]
     run: AnswerRun
     settings: AnswerSettings
@@ -78,7 +86,9 @@ def run_answer(config: AnswerConfig, *, on_progress: OnProgress) -> dict[str, An
     by = config.by or ("kind",)
     _check_columns(by, file)
     run = _answer_run(config, settings, store, job="answer", extra=file.extra)
-    return _run(config, _Asked(file.questions, file.extra, run, settings, by), on_progress=on_progress)
+    asked = _Asked(list(file.questions), store, file.extra, run, settings, by)
+    del file
+    return _run(config, asked, on_progress=on_progress)
 
 
 def run_captions(config: CaptionConfig, *, on_progress: OnProgress) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def run_captions(config: CaptionConfig, *, on_progress: OnProgress) -> dict[str,
     if not questions:
         raise ConfigError(f"{store.storage.url} holds no video to caption: index some first")
     run = _answer_run(config, settings, store, job="caption", extra={}, window_s=window_s)
-    return _run(config, _Asked(questions, {}, run, settings, ()), on_progress=on_progress)
+    return _run(config, _Asked(questions, store, {}, run, settings, ()), on_progress=on_progress)
 
 
 def _settings(config: AnsweringConfig) -> AnswerSettings:
@@ -106,14 +116,17 @@ def _settings(config: AnsweringConfig) -> AnswerSettings:
 
 
 def _matching_store(config: AnsweringConfig) -> TokenStore:
-    """The store, if the model is the one whose tokens it holds; StoreMismatchError otherwise."""
+    """The store, if the model is the one whose tokens it holds and takes the options; otherwise an error.
+
+    Raises StoreMismatchError, or ConfigError: before the folder of the answers is pinned to what cannot be answered.
+    """
     store = open_store(config.store)
-    ours, theirs = store.settings.model_fingerprint, fingerprint(config.model)
-    if ours != theirs:
-        raise StoreMismatchError(
-            f"{store.storage.url} was made with a {store.settings.family} model of fingerprint {ours[:16]}, "
-            f"{config.model} has {theirs[:16]}: give the --model that the store was made with"
+    family = model_settings(config.model).family
+    if config.positions == "compact" and family not in COMPACT_FAMILIES:
+        raise ConfigError(
+            f"--positions compact is not for {family}, whose tokens have places in time and space: give original, or auto"
         )
+    store.settings.require_model(fingerprint(config.model), config.model)
     return store
 
 
@@ -154,8 +167,9 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
         # Before a new folder is made: wrong options of the cluster must not leave an empty one behind.
         people = None if Storage(config.out).names() else _connect(config, ray_session)
         storage = create_answers(config.out, asked.run)
-        with Lease.acquire(storage, run_id=run_id) as lease:
+        with Lease.acquire(storage, run_id=run_id, option="--out") as lease:
             sweep(storage)
+            require_same_videos(open_answers(storage.url), asked.store)
             extend_plan(
                 storage,
                 asked.questions,
@@ -163,9 +177,10 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
                 shard_questions=config.shard_questions,
                 batch=config.batch,
             )
+            asked.questions.clear()
             plan = load_plan(storage)
-            shards = plan.pending(read_receipts(storage))
-            todo = sum(len(shard.questions) for shard in shards)
+            shards = plan.pending(read_receipts(storage), retry_failed=config.retry_failed)
+            todo = sum(map(len, shards))
             tally = AnswerTally(questions=todo, done_before=len(plan) - todo)
             started_at = datetime.now(UTC)
             quarantined: set[str] = set()
@@ -185,6 +200,9 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
                             lease_epoch=lease.epoch,
                         )
                         quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
+                    if any(shard.generation for shard in shards):
+                        # What they replaced goes, so that a glob over the answers reads each question once.
+                        sweep(storage)
             finally:
                 report = {
                     "run_id": run_id,
@@ -193,7 +211,7 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
                     "finished_at": datetime.now(UTC).isoformat(),
                     "versions": versions(),
                     "config": config.as_dict(),
-                    "run": tally.report() | {"failures": tally.failures},
+                    "run": tally.report(),
                     "quarantined": sorted(quarantined),
                     **_standing(plan, storage, extra=asked.extra, by=asked.by),
                 }
@@ -228,7 +246,7 @@ def _crew(*, workers: int | None, device: str) -> Crew:
 
 
 def _run_shards(
-    job: AnswerJob, shards: list[AnswerShard], tally: AnswerTally, *, on_progress: OnProgress
+    job: AnswerJob, shards: list[PlannedShard], tally: AnswerTally, *, on_progress: OnProgress
 ) -> set[str]:
     """Runs the shards on the connected Ray; returns the ids of questions that were quarantined."""
     people = job.crew
@@ -268,12 +286,17 @@ def _standing(
     names = list(dict.fromkeys(["status", "error_class", "answer", "correct", *by]))
     # Before the first shard is done nothing says which further columns there are.
     table = answers.table(names) if answers.receipts else answers_schema(extra).empty_table().select(names)
-    status = Counter(table["status"].to_pylist())
-    errors = Counter(name for name in table["error_class"].to_pylist() if name)
+    status, errors = _counts(table["status"]), _counts(table["error_class"])
     counts = {name: status[name] for name in ("ok", "empty", "failed")}
     scored = accuracy(table, by=by).to_pylist() if by else []
     return {
-        "answers": counts | {"missing": len(plan) - len(table)},
+        # A run that broke may have left rows that were superseded.
+        "answers": counts | {"missing": max(0, len(plan) - len(table))},
         "errors": dict(sorted(errors.items())),
         "accuracy": scored if scored and scored[-1]["n"] else [],
     }
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each value is there, nulls left out."""
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(column.drop_null()).to_pylist()})

@@ -141,6 +141,9 @@ class AnsweringConfig(AskingConfig):
         "batches, at most 512.",
         at_least=1,
     )
+    retry_failed: bool = option(
+        False, "Answer shards again that hold failed answers, for example after their videos were indexed."
+    )
     address: str | None = option(
         None,
         "Ray cluster to join (auto, HOST:PORT, ray://...). Default: RAY_ADDRESS, else a private local Ray.",

@@ -9,10 +9,16 @@ from typing import Any
 
 from pipelines.events import Event, QuestionDone, ShardCommitted
 
+# A million failures would be a report of 200 MB; each has its row in the answers.
+MOST_FAILURES = 1000
+
 
 @dataclass
 class AnswerTally:
-    """Totals of this run, fed with events. "Before" counts what earlier runs had finished."""
+    """Totals of this run, fed with events. "Before" counts what earlier runs had finished.
+
+    `failures`: (question_id, error_class, error) of the first MOST_FAILURES.
+    """
 
     questions: int
     done_before: int = 0
@@ -49,7 +55,8 @@ class AnswerTally:
         self.new_tokens += each.new_tokens
         if each.status == "failed":
             self.error_classes[each.error_class] += 1
-            self.failures.append((each.question_id, each.error_class, each.error))
+            if len(self.failures) < MOST_FAILURES:
+                self.failures.append((each.question_id, each.error_class, each.error))
 
     @property
     def elapsed_s(self) -> float:
@@ -84,6 +91,8 @@ class AnswerTally:
                 **dict(self.status),
             },
             "errors": dict(self.error_classes),
+            "failures": self.failures,
+            "failures_left_out": self.status["failed"] - len(self.failures),
             "questions_per_s": self.done / self.elapsed_s if self.elapsed_s else 0.0,
             "visual_tokens": self.visual_tokens,
             "new_tokens": self.new_tokens,

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -24,6 +24,7 @@ from echoprune.answer import answer_questions, failed, provenance
 from echoprune.answer_plan import AnswerShard
 from echoprune.answer_run import build_answers
 from echoprune.answer_settings import AnswerSettings
+from echoprune.answered_videos import video_digest
 from echoprune.models import load_answerer
 from echoprune.question import Answer, Question
 from echoprune.receipt import Receipt
@@ -64,6 +65,7 @@ class AnswerWorker:
         self._storage = Storage(job.out)
         self._answerer: Any = None
         self._store: TokenStore | None = None
+        self._digests: dict[str, str] = {}
         torch.set_num_threads(job.crew.threads)
 
     def load(self) -> None:
@@ -87,24 +89,30 @@ class AnswerWorker:
 
         def answer(tell: Callable[[Event], None]) -> None:
             for each in self._answers(shard.questions, quarantined, alone, tell):
-                answers.append(each)
+                answers.append(self._with_digest(each))
                 tell(_done(each))
 
         yield from told(answer)
         answered = time.perf_counter()
         with self._storage.tmp_dir() as folder:
-            built = build_answers(
-                folder,
-                shard.shard_id,
-                answers,
-                extra=self._job.extra,
-                provenance=provenance(self._store, self._job.settings),
-            )
+            built = []
+            # All that the shard held may have been superseded: then it has a receipt, and no file.
+            if answers:
+                built.append(
+                    build_answers(
+                        folder,
+                        shard.shard_id,
+                        answers,
+                        extra=self._job.extra,
+                        provenance=provenance(self._store, self._job.settings),
+                        generation=shard.generation,
+                    )
+                )
             outcomes = Counter(each.status for each in answers)
             receipt = Receipt(
                 shard_id=shard.shard_id,
-                generation=0,
-                files=(built.entry,),
+                generation=shard.generation,
+                files=tuple(file.entry for file in built),
                 ok=outcomes["ok"],
                 partial=outcomes["empty"],
                 failed=outcomes["failed"],
@@ -116,14 +124,24 @@ class AnswerWorker:
                 versions=versions(),
                 config=self._job.config.as_dict(),
             )
-            commit(self._storage, [built], receipt, check_epoch=self._check_epoch)
+            commit(self._storage, built, receipt, check_epoch=self._check_epoch)
         yield ShardCommitted(
             shard_id=shard.shard_id,
-            bytes=built.entry.size_bytes,
+            bytes=sum(file.entry.size_bytes for file in built),
             wait_s=0.0,
             encode_s=answered - begun,
             commit_s=time.perf_counter() - answered,
         )
+
+    def _with_digest(self, answer: Answer) -> Answer:
+        """The answer with the digest of its video, so that a later run can tell whether the store holds that one still."""
+        assert self._store is not None
+        if answer.video_id is None:
+            return answer
+        if answer.video_id not in self._digests:
+            row = self._store.video(answer.video_id)
+            self._digests[answer.video_id] = video_digest(row, self._store.settings)
+        return replace(answer, video_digest=self._digests[answer.video_id])
 
     def _check_epoch(self) -> None:
         lease.check(self._storage, self._job.lease_epoch)

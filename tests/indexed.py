@@ -65,22 +65,28 @@ def settings_of(model: Path, **changes: Any) -> StoreSettings:
 
 
 def index(
-    folder: Path, model: Path, footage: Sequence[Footage], *, failed: Sequence[str] = (), **changes: Any
+    folder: Path,
+    model: Path,
+    footage: Sequence[Footage],
+    *,
+    failed: Sequence[str] = (),
+    shard_id: str = "a1",
+    **changes: Any,
 ) -> TokenStore:
-    """The store in `folder` with one shard of `footage`, indexed by the encoder of `model`."""
+    """The store in `folder` with one shard, `shard_id`, of `footage`, indexed by the encoder of `model`."""
     made_with = settings_of(model, **changes)
     encoder = load_encoder(
         str(model), segment_cells=made_with.segment_cells, device="cpu", compute_dtype="fp32"
     )
     storage = create_store(folder, made_with)
     with storage.tmp_dir() as place:
-        writer = ShardWriter(place, made_with, "a1")
+        writer = ShardWriter(place, made_with, shard_id)
         for each in footage:
             _add(writer, each, encoder, made_with, place)
         for uri in failed:
             stores.add_failed(writer, uri)
         files = writer.close()
-        commit(storage, files, stores.receipt(writer, files, "a1"), check_epoch=lambda: None)
+        commit(storage, files, stores.receipt(writer, files, shard_id), check_epoch=lambda: None)
     return open_store(folder)
 
 

@@ -15,7 +15,6 @@ import torch
 from echoprune.answer import answer_questions, provenance
 from echoprune.answer_schema import answers_table
 from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import ConfigError
 from echoprune.models import families, load_answerer
 from echoprune.models.answerer import Answerer
 from echoprune.models.tiny import write_tiny_checkpoint
@@ -257,18 +256,6 @@ def test_a_damaged_file_fails_its_questions_alone(
     assert other.uri is None
 
 
-def test_a_bare_name_means_the_same_in_every_folder(
-    store: MakeStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from echoprune.errors import NoSuchVideoError
-
-    for folder in (tmp_path, Path("/a"), Path("/")):
-        monkeypatch.setattr("os.getcwd", lambda folder=folder: str(folder))
-        with pytest.raises(NoSuchVideoError, match="2 videos"):
-            store().resolve("park.mp4")
-    assert store().resolve("./a/park.mp4") == store().resolve("/a/park.mp4")
-
-
 def test_without_words_the_first_cell_is_outside_the_budget_that_includes_text(
     store: MakeStore, answerer: Callable[[str], Answerer]
 ) -> None:
@@ -349,21 +336,3 @@ def test_reach_bounds_every_token_of_a_cell(
     torch.testing.assert_close(
         related, relevance(tokens.tokens[begin : begin + len(related)], query, reduce=reduce)
     )
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        {"budget": "none"},
-        {"relevance": "most"},
-        {"query": "video"},
-        {"first": "free"},
-        {"echo_weight": -1.0},
-        {"correspondence_weight": float("nan")},
-        {"batch": 0},
-        {"max_new_tokens": 0},
-    ],
-)
-def test_settings_refuse_what_means_nothing(field: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="--"):
-        AnswerSettings(**field)

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echoprune.answer_plan import extend_plan, load_plan, make_shards, shard_size
+from echoprune.answer_plan import AnswerShard, PlannedShard, extend_plan, load_plan, make_shards, shard_size
 from echoprune.errors import ConfigError, StoreError
 from echoprune.question import Question
+from echoprune.receipt import Receipt
 from echoprune.storage import Storage
+from tests.question_files import from_lines
 
 
 def ask(number: int, video: str = "v", **more: object) -> Question:
     return Question(question_id=f"q{number}", video=video, question=f"what {number}?", **more)  # type: ignore[arg-type]
+
+
+def loaded(shards: Sequence[PlannedShard | AnswerShard]) -> list[AnswerShard]:
+    return [shard.load() if isinstance(shard, PlannedShard) else shard for shard in shards]
+
+
+def done(shard: AnswerShard, *, failed: int = 0, generation: int = 0) -> Receipt:
+    return Receipt(
+        shard_id=shard.shard_id,
+        generation=generation,
+        files=(),
+        ok=len(shard.questions) - failed,
+        partial=0,
+        failed=failed,
+        lease_epoch=1,
+        run_id="run",
+        host="here",
+        started_at="",
+        finished_at="",
+    )
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 20))
@@ -72,11 +97,13 @@ def test_a_plan_gives_the_questions_back(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "out")
     planned = extend_plan(storage, asked, extra=EXTRA, shard_questions=2)
     read = load_plan(storage)
-    assert len(read) == 4 and read.pending({}) == planned
+    assert len(read) == 4 and loaded(read.pending({})) == planned
     assert {q.question_id: q for s in planned for q in s.questions} == {q.question_id: q for q in asked}
     assert read.table["row"].to_pylist() == [3, 1, 2, 0]  # by video, then as they came
     first = planned[0].shard_id
-    assert [shard.shard_id for shard in read.pending({first})] == [s.shard_id for s in planned[1:]]
+    left = read.pending({first: done(planned[0])})
+    assert [shard.shard_id for shard in left] == [s.shard_id for s in planned[1:]]
+    assert loaded(pickle.loads(pickle.dumps(left))) == planned[1:]
 
 
 def test_only_new_questions_are_planned(tmp_path: Path) -> None:
@@ -86,7 +113,7 @@ def test_only_new_questions_are_planned(tmp_path: Path) -> None:
     assert extend_plan(storage, asked, extra={}) == [] and extend_plan(storage, asked[:1], extra={}) == []
     [new] = extend_plan(storage, [ask(2), *asked], extra={})
     assert new.questions == (ask(2),)
-    assert load_plan(storage).pending({}) == [*before, new]
+    assert loaded(load_plan(storage).pending({})) == [*before, new]
     assert storage.names("plan") == ["plan/part-0000.parquet", "plan/part-0001.parquet"]
     with pytest.raises(ConfigError, match=r"question 'q1' was planned with other content.*--out"):
         extend_plan(storage, [ask(3), replace(ask(1), answer="x")], extra={})
@@ -116,3 +143,71 @@ def test_a_damaged_part_and_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Storage, "create_exclusive", late)
     with pytest.raises(StoreError, match="written by another run"):
         extend_plan(storage, [ask(1)], extra={})
+
+
+def test_shards_with_failed_answers_are_pending_again_if_asked_for(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    one, two, three = extend_plan(storage, [ask(n) for n in range(3)], extra={}, shard_questions=1)
+    plan = load_plan(storage)
+    receipts = {one.shard_id: done(one), two.shard_id: done(two, failed=1, generation=2)}
+    assert loaded(plan.pending(receipts)) == [three]
+    again = loaded(plan.pending(receipts, retry_failed=True))
+    assert again == [replace(two, generation=3), three]
+
+
+def test_bad_rows_are_known_wherever_they_stand(tmp_path: Path) -> None:
+    good = {"question_id": "q1", "video": "v", "question": "what?"}
+    bad = [{"question_id": "q2", "video": "v"}, "no json", "no json", {"video": "v", "question": "no id?"}]
+    storage = Storage(tmp_path / "out")
+    extend_plan(storage, from_lines(tmp_path, good, *bad).questions, extra={})
+    assert len(load_plan(storage)) == 5  # bad rows that are alike count each
+    above = from_lines(tmp_path, good | {"question_id": "q0"}, *bad, good).questions
+    [new] = extend_plan(storage, above, extra={})
+    assert [q.question_id for q in new.questions] == ["q0"] and len(load_plan(storage)) == 6
+
+
+def test_a_repeated_id_that_is_appended_refuses_nothing(tmp_path: Path) -> None:
+    good = {"question_id": "q1", "video": "v", "question": "what?"}
+    storage = Storage(tmp_path / "out")
+    extend_plan(storage, from_lines(tmp_path, good).questions, extra={})
+    more = from_lines(tmp_path, good, good | {"question": "else?"}).questions
+    [new] = extend_plan(storage, more, extra={})
+    assert [q.error_class for q in new.questions] == ["duplicate_id"] and len(load_plan(storage)) == 2
+    assert extend_plan(storage, more, extra={}) == []
+
+
+def test_a_mended_row_supersedes_the_bad_one(tmp_path: Path) -> None:
+    good = {"question_id": "q1", "video": "v", "question": "what?"}
+    bad = {"question_id": "q2", "video": "v"}
+    storage = Storage(tmp_path / "out")
+    [first] = extend_plan(storage, from_lines(tmp_path, good, bad).questions, extra={}, shard_questions=8)
+    receipts = {first.shard_id: done(first, failed=1)}
+    mended = from_lines(tmp_path, good, bad | {"question": "where?"}).questions
+    [new] = extend_plan(storage, mended, extra={})
+    plan = load_plan(storage)
+    assert len(plan) == 2 and [q.question_id for q in new.questions] == ["q2"]
+    # The bad row's shard runs again without it; after that its receipt fits.
+    again, planned = loaded(plan.pending(receipts))
+    assert again == AnswerShard(first.shard_id, first.questions[:1], 1) and planned == new
+    receipts = {again.shard_id: done(again, generation=1), new.shard_id: done(new)}
+    assert plan.pending(receipts) == [] and extend_plan(storage, mended, extra={}) == []
+
+
+def test_a_shard_of_nothing_but_superseded_rows(tmp_path: Path) -> None:
+    bad = {"question_id": "q2", "video": "v"}
+    storage = Storage(tmp_path / "out")
+    [first] = extend_plan(storage, from_lines(tmp_path, bad).questions, extra={})
+    [new] = extend_plan(storage, from_lines(tmp_path, bad | {"question": "where?"}).questions, extra={})
+    plan = load_plan(storage)
+    assert loaded(plan.pending({})) == [new] and len(plan) == 1
+    [left, _] = loaded(plan.pending({first.shard_id: done(first, failed=1)}))
+    assert left == AnswerShard(first.shard_id, (), 1)
+
+
+def test_a_plan_from_before_rows_could_be_superseded(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    planned = extend_plan(storage, [ask(0), ask(1)], extra={"level": pa.int64()}, shard_questions=1)
+    part = tmp_path / "plan" / "part-0000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["supersedes"]), part)
+    more = extend_plan(storage, [ask(2)], extra={"level": pa.int64()})
+    assert loaded(load_plan(storage).pending({})) == [*planned, *more]

@@ -125,3 +125,12 @@ def test_a_value_that_does_not_fit_its_column(tmp_path: Path) -> None:
     answers = [answer("q", "what?", "x", extra={"level": "high"})]
     with pytest.raises(StoreError, match="shard a1 do not fit their columns"):
         build_answers(tmp_path, "a1", answers, extra={"level": pa.int64()}, provenance=PROVENANCE)
+
+
+def test_a_shard_that_ran_again_has_a_file_of_its_own(tmp_path: Path) -> None:
+    answers = [answer("q", "what?", "x")]
+    built = [
+        build_answers(tmp_path, "a1", answers, extra={}, provenance=PROVENANCE, generation=number)
+        for number in (0, 2)
+    ]
+    assert [file.entry.name for file in built] == ["answers/a1.parquet", "answers/a1.g2.parquet"]

@@ -202,3 +202,12 @@ def test_a_damaged_lease_is_named(tmp_path: Path) -> None:
     storage.write_bytes("lease/00000001.json", b"{}")
     with pytest.raises(StoreError, match=r"00000001\.json is damaged"):
         Lease.acquire(storage, run_id="r")
+
+
+def test_a_held_lease_names_the_option_of_its_folder(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    with Lease.acquire(storage, run_id="one"):
+        with pytest.raises(StoreError, match="use another --store"):
+            Lease.acquire(storage, run_id="two")
+        with pytest.raises(StoreError, match="use another --out"):
+            Lease.acquire(storage, run_id="two", option="--out")

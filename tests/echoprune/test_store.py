@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from echoprune.dtype import codec
-from echoprune.errors import StoreError, StoreMismatchError
+from echoprune.errors import NoSuchVideoError, StoreError, StoreMismatchError
 from echoprune.storage import Storage
 from echoprune.store import TokenStore, create_store, open_store
 from tests.stores import Clip, clip, settings, small_store, write_shard
@@ -218,3 +218,16 @@ def test_a_store_behind_fsspec_reads_the_same(tmp_path: Path) -> None:
     finally:
         for name in remote.names():
             remote.remove(name)
+
+
+def test_a_bare_name_means_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that two videos share is ambiguous also where one of them lies in the current folder."""
+    made_with = settings()
+    storage = create_store(tmp_path / "store", made_with)
+    write_shard(storage, made_with, [clip(f"/{folder}/park.mp4", made_with) for folder in "ab"])
+    store = open_store(tmp_path / "store")
+    for folder in ("/a", "/b", "/"):
+        monkeypatch.setattr("os.getcwd", lambda folder=folder: folder)
+        with pytest.raises(NoSuchVideoError, match="2 videos are named park.mp4"):
+            store.resolve("park.mp4")
+    assert store.resolve("./a/park.mp4") == store.resolve("/a/park.mp4")

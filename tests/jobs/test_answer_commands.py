@@ -9,20 +9,25 @@ import sys
 from pathlib import Path
 
 import click
+import duckdb
 import pytest
 from click.testing import CliRunner
 
+from echoprune.accuracy import accuracy
 from echoprune.answer_settings import QUERIES, RELEVANCE, AnswerSettings
+from echoprune.answer_store import open_answers
 from echoprune.errors import ConfigError
+from echoprune.models import families, load_answerer
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.templates import template_names
-from jobs.answer import answer, rates, summary
+from jobs.answer import answer, examples, rates, summary
 from jobs.caption import caption
 from jobs.cli import main
 from pipelines import answer_config
+from pipelines.answer import COMPACT_FAMILIES
 from pipelines.answer_config import SETTINGS, AnswerConfig, AnsweringConfig, CaptionConfig
 from pipelines.config import flag_name, option_fields
-from tests import indexed
+from tests import answer_folders, indexed
 from tests.indexed import Footage
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,6 +124,7 @@ def test_the_documentation_names_every_option_and_column() -> None:
         (("--model", "nosuch"), "nosuch"),
         (("--out", "s3://bucket/a"), "--out s3://bucket/a is not local"),
         (("--limit", "-1"), "--limit"),
+        (("--positions", "compact"), "--positions compact is not for qwen2_5_vl"),
         (("--nosuch",), "--nosuch"),
     ],
 )
@@ -147,6 +153,39 @@ def test_wrong_options_of_captions(
     code, _, err = call("caption", store, "--model", tiny, "--out", tmp_path / "out", *options)
     assert code == 2 and len(err) == 1 and says in err[0], err
     assert not (tmp_path / "out").exists()
+
+
+def test_positions_are_refused_where_the_model_would_refuse_them(tmp_path: Path) -> None:
+    for family in families():
+        model = str(write_tiny_checkpoint(family, tmp_path / family))
+        if family in COMPACT_FAMILIES:
+            load_answerer(model, device="cpu", positions="compact")
+        else:
+            with pytest.raises(ConfigError, match="positions"):
+                load_answerer(model, device="cpu", positions="compact")
+
+
+def test_printed_answers_are_short_whatever_they_are_about(tmp_path: Path) -> None:
+    about = answer_folders.answer("i" * 500, "w" * 5000, "t" * 5000, start_s=0.0, end_s=1e300)
+    answer_folders.write_answers(tmp_path, "a1", [about])
+    lines = examples(str(tmp_path), 1)
+    assert lines[0].startswith("iii") and " clip.mp4 0.0-1e+300 s: www" in lines[0]
+    assert all(len(line) <= 500 for line in lines)
+
+
+def test_the_accuracy_that_sql_gives_is_the_programs(tmp_path: Path) -> None:
+    """The query of docs/answers.md: failed answers count as not right."""
+    right = answer_folders.answer("q1", "what?", "A", answer="A", kind="k", correct=True)
+    wrong = answer_folders.answer("q2", "what?", "B", answer="A", kind="k", correct=False)
+    lost = {"status": "failed", "error_class": "unknown_video", "error": "x", "raw_text": ""}
+    failed = answer_folders.answer("q3", "what?", "", answer="A", kind="k", **lost)
+    unasked = answer_folders.answer("q4", "what?", "x", kind="k")
+    answer_folders.write_answers(tmp_path, "a1", [right, wrong, failed, unasked])
+    docs = (REPOSITORY / "docs" / "answers.md").read_text()
+    query = next(line for line in docs.splitlines() if line.startswith("SELECT kind, avg("))
+    [(kind, share)] = duckdb.sql(query.replace("DIR/", f"{tmp_path}/")).fetchall()
+    ours = accuracy(open_answers(tmp_path).table(), by=["kind"]).to_pylist()[0]
+    assert (kind, share) == ("k", pytest.approx(ours["accuracy"])) and ours["n"] == 3
 
 
 def test_missing_arguments(store: Path, tiny: Path, questions: Path, tmp_path: Path) -> None:
@@ -238,21 +277,32 @@ def test_the_summary_says_what_failed_and_what_was_right() -> None:
             "visual_tokens": 4096,
             "new_tokens": 90,
             "answer_bytes": 2000,
-            "failures": failures,
+            "failures": failures[:6],
+            "failures_left_out": 1,
         },
         "answers": {"ok": 2, "empty": 0, "failed": 7, "missing": 0},
         "errors": {"unknown_video": 7},
-        "accuracy": [row | {"kind": "open", "overall": False}, row | {"kind": None, "overall": True}],
+        "accuracy": [
+            row | {"kind": "open", "overall": False},
+            row | {"kind": None, "overall": False},
+            row | {"kind": None, "overall": True},
+        ],
     }
     lines = summary(report, noun="questions")
     assert lines[0].startswith("9 questions in 3.0 s (3.0/s); 4.1k visual tokens")
     assert "2 ok, 0 empty, 7 failed" in lines[1] and "unknown_video 7" in lines[2]
     assert sum("q" in line and "failed (unknown_video)" in line for line in lines) == 5
     assert "  and 2 more" in lines and all("\n" not in line for line in lines)
-    assert lines[-2:] == [
+    assert not any("--retry-failed" in line for line in lines)
+    assert lines[-3:] == [
         "  accuracy of kind open: 50.0% (15.0% to 85.0%), 2 of 4",
+        "  accuracy without kind: 50.0% (15.0% to 85.0%), 2 of 4",
         "  accuracy of all: 50.0% (15.0% to 85.0%), 2 of 4",
     ]
+    report["answers"]["failed"] = 9
+    assert "  2 failed in earlier runs: --retry-failed answers them again" in summary(
+        report, noun="questions"
+    )
     report["run"]["questions"]["of"] = 0
     assert summary(report, noun="captions")[0] == "nothing to do: all of these captions are in the answers"
 

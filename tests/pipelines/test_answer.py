@@ -286,7 +286,7 @@ def test_other_settings_are_refused(
     clean: Path, store: Path, tiny: Path, questions: Path, option: dict[str, Any], says: str
 ) -> None:
     given = {"budget": "24", "max_new_tokens": 12, "batch": 2, "questions": str(questions)}
-    config = AnswerConfig(str(store), str(tiny), str(clean), **(given | option))
+    config = AnswerConfig(str(store), str(tiny), out=str(clean), **(given | option))
     before = sorted(clean.rglob("*"))
     with pytest.raises(StoreMismatchError, match=says):
         driver.run_answer(config, on_progress=lambda snapshot: None)
@@ -299,7 +299,7 @@ def job(store: Path, tiny: Path, questions: Path, tmp_path: Path) -> AnswerJob:
     config = AnswerConfig(
         str(store),
         str(tiny),
-        str(tmp_path / "out"),
+        out=str(tmp_path / "out"),
         budget="24",
         max_new_tokens=4,
         batch=3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.answer_tally import AnswerTally
+from pipelines.answer_tally import MOST_FAILURES, AnswerTally
 from pipelines.events import QuestionDone, QuestionsStarted, ShardCommitted
 
 
@@ -64,3 +64,13 @@ def test_bad_rows_that_share_an_id_count_each() -> None:
 
 def test_before_anything_is_done_there_is_no_end_in_sight() -> None:
     assert AnswerTally(questions=3).snapshot()["eta_s"] is None
+
+
+def test_the_report_lists_no_more_failures_than_it_can_hold() -> None:
+    tally = AnswerTally(questions=MOST_FAILURES + 5)
+    for number in range(MOST_FAILURES + 5):
+        tally.add("s", done(f"q{number}", status="failed", error_class="unknown_video", error="x"))
+    tally.add("s", committed("s"))
+    report = tally.report()
+    assert report["failures"] == [(f"q{n}", "unknown_video", "x") for n in range(MOST_FAILURES)]
+    assert report["failures_left_out"] == 5 and report["questions"]["failed"] == MOST_FAILURES + 5
