@@ -228,6 +228,6 @@ def test_a_bare_name_means_the_same_in_every_folder(tmp_path: Path, monkeypatch:
     store = open_store(tmp_path / "store")
     for folder in ("/a", "/b", "/"):
         monkeypatch.setattr("os.getcwd", lambda folder=folder: folder)
-        with pytest.raises(NoSuchVideoError, match="2 videos are named park.mp4"):
+        with pytest.raises(NoSuchVideoError, match=r"2 videos are named park\.mp4"):
             store.resolve("park.mp4")
     assert store.resolve("./a/park.mp4") == store.resolve("/a/park.mp4")
