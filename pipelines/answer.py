@@ -44,7 +44,7 @@ from pipelines.answer_config import AnswerConfig, AnsweringConfig, CaptionConfig
 from pipelines.answer_tally import AnswerTally
 from pipelines.answer_worker import AnswerJob, AnswerWorker
 from pipelines.events import Event, QuestionsStarted
-from pipelines.ray_session import Crew, session
+from pipelines.ray_session import Crew, session, start_worker
 from pipelines.schedule import Scheduler
 from pipelines.versions import versions
 
@@ -252,15 +252,6 @@ def _run_shards(
     people = job.crew
     log.info("%d answerers", people.encoders)
 
-    def make_worker() -> Any:
-        options = {
-            "num_cpus": people.threads,
-            "num_gpus": people.gpus_each,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        return ray.remote(AnswerWorker).options(**options).remote(job)
-
     def on_event(shard_id: str, event: Event) -> None:
         tally.add(shard_id, event)
         if not isinstance(event, QuestionsStarted):
@@ -268,7 +259,7 @@ def _run_shards(
 
     on_progress(tally.snapshot())
     scheduler = Scheduler(
-        make_worker=make_worker,
+        make_worker=lambda: start_worker(AnswerWorker, job, people),
         workers=people.encoders,
         on_event=on_event,
         what="question",

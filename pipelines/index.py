@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
-
 from echoprune.errors import ConfigError
 from echoprune.index import sampling_of
 from echoprune.lease import Lease
@@ -32,7 +30,7 @@ from pipelines.config import IndexConfig
 from pipelines.decode_actor import VideoOpener
 from pipelines.events import Event
 from pipelines.index_worker import IndexJob, IndexWorker
-from pipelines.ray_session import Crew, crew, session
+from pipelines.ray_session import Crew, crew, session, start_worker
 from pipelines.schedule import Scheduler
 from pipelines.tally import Tally
 from pipelines.versions import versions
@@ -161,21 +159,16 @@ def _run_shards(
     people = job.crew
     log.info("%d encoders with %d decode actors each", people.encoders, people.decoders)
 
-    def make_worker() -> Any:
-        options = {
-            "num_cpus": people.threads,
-            "num_gpus": people.gpus_each,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        return ray.remote(IndexWorker).options(**options).remote(job)
-
     def on_event(shard_id: str, event: Event) -> None:
         tally.add(shard_id, event)
         on_progress(tally.snapshot())
 
     on_progress(tally.snapshot())
-    scheduler = Scheduler(make_worker=make_worker, workers=people.encoders, on_event=on_event)
+    scheduler = Scheduler(
+        make_worker=lambda: start_worker(IndexWorker, job, people),
+        workers=people.encoders,
+        on_event=on_event,
+    )
     scheduler.run(shards)
     return scheduler.quarantined
 

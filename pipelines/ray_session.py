@@ -231,3 +231,14 @@ def crew(*, encoders: int | None, decoders: int | None, device: str) -> Crew:
         )
     threads = 1 if use_gpus else share - decoders
     return Crew(encoders=count, decoders=decoders, gpus_each=int(use_gpus), threads=threads)
+
+
+def start_worker(worker_class: type[Any], job: object, people: Crew) -> Any:
+    """A fresh actor of `worker_class` for `job`, with the cores and GPU of one of `people`. Ray restarts nothing by itself."""
+    options = {
+        "num_cpus": people.threads,
+        "num_gpus": people.gpus_each,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }
+    return ray.remote(worker_class).options(**options).remote(job)
