@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test faults lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP)  ## render a small archive, index it, show what the store holds
+demo: $(STAMP)  ## render a small archive, index it, ask it, check the answers
 	@$(BIN)/python -m jobs.demo
 
 lint: $(STAMP)  ## formatting, lint, types, and the import rule between packages
@@ -33,7 +33,11 @@ lint: $(STAMP)  ## formatting, lint, types, and the import rule between packages
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: $(STAMP)  ## the long tests, then runs killed at every commit step and at random moments, by seed; again: the seeds left
+	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 format: $(STAMP)  ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from echoprune.data import TokenGrid, TokenSet
 from echoprune.decode import decode
 from echoprune.index import sampling_of
 from echoprune.models import frame_layout
 from echoprune.models.answerer import Answerer
 from echoprune.models.encoder import PatchLayout
 from echoprune.models.llava_onevision import normalised
+from echoprune.models.prompt import Prompt
 from echoprune.models.qwen_vision import patchify
 from echoprune.opening import Opened, open_source
 from echoprune.schema import StoreSettings
@@ -86,9 +88,32 @@ class PlainCall:
         placeholder = getattr(config, "video_token_id", None) or config.video_token_index
         return int((inputs["input_ids"] == placeholder).sum())
 
+    def dense_prompt(self, opened: Opened, grid: TokenGrid) -> Prompt:
+        """The prompt of this package with every token of `grid` in it."""
+        cells, height, width, dim = grid.tokens.shape
+        times = np.append(opened.grid.cell_times_s, opened.grid.end_s)
+        view = view_of(times[:-1], times[1:], grid_hw=(height, width), cell_frames=self.layout.cell_frames)
+        if view is None:
+            raise ValueError(f"{self.uri} has no cells")
+        positions = torch.cartesian_prod(torch.arange(cells), torch.arange(height), torch.arange(width))
+        none = torch.zeros(len(positions))
+        every = TokenSet(
+            tokens=grid.tokens.reshape(-1, dim),
+            positions=positions,
+            times_s=torch.from_numpy(times[:-1]).repeat_interleave(height * width),
+            correspondence=none,
+            echo=none,
+            anchor=none.bool(),
+            grid_thw=(cells, height, width),
+            deepstack=None if grid.deepstack is None else grid.deepstack.flatten(1, 3),
+        )
+        return self.answerer.place(self.answerer.skeleton(self.text, view), every, view)
+
     @torch.no_grad()
-    def generate(self, inputs: dict[str, torch.Tensor], *, now: Callable[[], float]) -> float:
-        """Generates one token; the seconds of it, by `now`, that the vision tower took."""
+    def generate(
+        self, inputs: dict[str, torch.Tensor], *, new_tokens: int, now: Callable[[], float]
+    ) -> float:
+        """Generates so many tokens; the seconds of it, by `now`, that the vision tower took."""
         model = self.answerer.model
         tower = model.model.visual if hasattr(model.model, "visual") else model.model.vision_tower
         marks: list[float] = []
@@ -97,7 +122,7 @@ class PlainCall:
             tower.register_forward_hook(lambda *_: marks.append(now())),
         )
         try:
-            model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -2,10 +2,12 @@
 
     python -m benchmarks.question_cost
 
-A clip is rendered and indexed by `python -m jobs.cli index`; then one model answers the same question in both ways, one
-new token each: plainly (the library's own class, every visual token) and from the store. Loading the model counts on
-neither side. The default checkpoint is a random one of the real class with a small tower and two layers: its ratio is
-none of a real model. `--model`, `--device` and `--side` measure one.
+A clip is rendered and indexed by `python -m jobs.cli index`; then one model answers about it: plainly (the library's own
+class, every visual token), densely by this package (frames decoded and encoded, every token), and from the store; with
+each number of new tokens, and with so many questions about the clip at a time. Decoding and encoding are then done once by
+this package, and once a question by the plain call, which is asked one by one: 16 prompts of 40,960 tokens do not fit
+together. Loading the model counts on no side. The default checkpoint is a random one of the real class with a small tower
+and two layers: its ratio is none of a real model. `--model`, `--device` and `--side` measure one.
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.measure import device_of
 from benchmarks.plain_call import PlainCall
+from benchmarks.released import write_checkpoint
 from echoprune.answer import answer_questions
 from echoprune.answer_settings import AnswerSettings
-from echoprune.models import load_answerer
-from echoprune.models.answerer import Answerer
+from echoprune.data import Frames
+from echoprune.models import load_answerer, load_encoder
+from echoprune.models.answerer import Answerer, Decoding
+from echoprune.models.encoder import Encoder
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.question import Question
 from echoprune.store import open_store
@@ -40,17 +46,20 @@ from pipelines.versions import versions
 REPOSITORY = Path(__file__).parents[1]
 QUESTION = "What moves through the picture, and when?"
 FPS = 2
+PLAIN = "plain, every token"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One question answered in one way: seconds on the clock by stage, and of CPU over all.
+    """Some questions answered in one way: seconds on the clock by stage, and of CPU over all.
 
     `read_s`: decoding, or opening the store, reading, scoring and choosing tokens. `encode_s`: patches and vision tower.
-    `answer_s`: the language model, prompt to first new token.
+    `answer_s`: the language model, prompts to last new tokens.
     """
 
     name: str
+    questions: int
+    new_tokens: int
     visual_tokens: int
     read_s: float
     encode_s: float
@@ -58,9 +67,9 @@ class Cost:
     cpu_s: float
 
     @property
-    def all_s(self) -> float:
-        """Seconds on the clock from the question to the first token of its answer."""
-        return self.read_s + self.encode_s + self.answer_s
+    def each_s(self) -> float:
+        """Seconds on the clock of one question."""
+        return (self.read_s + self.encode_s + self.answer_s) / self.questions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,19 +78,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="question-cost-") as name:
         work = Path(name)
         model = options.model
-        if model is None:
+        if options.released:
+            # In memory where there is room: 16 GB, written and read again.
+            model = str(write_checkpoint(work / "model", device=device_of(options.device)))
+        elif model is None:
             model = str(write_tiny_checkpoint("qwen2_5_vl", work / "model", dim=options.dim))
         size = (options.side, options.side)
-        (clip,) = render_archive(work / "videos", videos=1, seconds=options.frames / FPS, seed=0, size=size)
+        (clip,) = render_archive(work / "archive", videos=1, seconds=options.frames / FPS, seed=0, size=size)
         index_s = _index(work, clip.path, model, options)
         torch.set_num_threads(options.threads)
-        answerer = load_answerer(model, device=options.device)
-        costs = _costs(work / "store", clip.path, model, answerer, options)
+        answerer = load_answerer(model, device=options.device, engine=options.engine)
+        costs: list[Cost] = []
+        for cost in _costs(work / "store", clip.path, model, answerer, options):
+            costs.append(cost)
+            # A run that is cut off leaves what it had.
+            _write(options, costs, index_s, answerer)
     print("\n".join(_table(costs, index_s, answerer, options)))
+    return 0
+
+
+def _write(options: argparse.Namespace, costs: Sequence[Cost], index_s: float, answerer: Answerer) -> None:
     if options.json is not None:
         record = _record(options, costs, index_s, answerer)
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,11 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="folder or hub id; default: a random Qwen2.5-VL of the width --dim")
     parser.add_argument("--dim", type=int, default=1024, help="token width of that random model (1024)")
+    parser.add_argument(
+        "--released",
+        action="store_true",
+        help="a random model of Qwen2.5-VL-7B's shape: 16 GB of disk and GPU",
+    )
+    parser.add_argument(
+        "--engine", default="library", choices=("library", "fast"), help="of all but the plain answers"
+    )
+    parser.add_argument(
+        "--tower",
+        default="auto",
+        choices=("auto", "plain", "fast"),
+        help="of the index, and of the dense way",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--frames", type=int, default=320, help="sampled frames, two a second (320)")
     parser.add_argument("--side", type=int, default=224, help="picture size, pixels; 224 is 64 tokens a cell")
     parser.add_argument("--keep", default="0.25", help="as of `index` (0.25)")
     parser.add_argument("--budget", default="0.05", help="as of `answer` (0.05)")
+    parser.add_argument("--new", default="1,16", help="new tokens of an answer, separated by commas (1,16)")
+    parser.add_argument("--batch", default="1,16", help="questions at a time, separated by commas (1,16)")
     parser.add_argument("--repeat", type=int, default=3, help="the quickest of so many calls counts (3)")
     parser.add_argument(
         "--threads", type=int, default=1, help="of torch (1: more wait for one another on a shared machine)"
@@ -107,6 +142,7 @@ def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> 
     """Seconds that the index run took, Ray's start included."""
     command = [sys.executable, "-m", "jobs.cli", "index", str(video), "--store", str(work / "store")]
     command += ["--model", model, "--keep", options.keep, "--device", options.device, "--fps", str(FPS)]
+    command += ["--tower", options.tower]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     }
@@ -120,32 +156,46 @@ def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> 
 
 def _costs(
     store: Path, video: Path, model: str, answerer: Answerer, options: argparse.Namespace
-) -> list[Cost]:
-    question = Question(question_id="q", video=video.name, question=QUESTION)
-    call = PlainCall(
-        str(video), model=model, answerer=answerer, settings=open_store(store).settings, text=QUESTION
+) -> Iterator[Cost]:
+    settings = open_store(store).settings
+    call = PlainCall(str(video), model=model, answerer=answerer, settings=settings, text=QUESTION)
+    encoder = load_encoder(
+        model,
+        segment_cells=settings.segment_cells,
+        device=options.device,
+        max_pixels=settings.max_pixels,
+        tower=settings.tower,
     )
-    ways: list[Callable[[], Cost]] = [
-        lambda: _plain(call, answerer),
-        lambda: _from_store("from the store, all of it", store, question, answerer, budget="all"),
-        lambda: _from_store(
-            f"from the store, budget {options.budget}", store, question, answerer, budget=options.budget
-        ),
-    ]
-    return [min((way() for _ in range(options.repeat)), key=lambda cost: cost.all_s) for way in ways]
+    for new in (int(each) for each in options.new.split(",")):
+        for count in (int(each) for each in options.batch.split(",")):
+            asked = [
+                Question(question_id=str(index), video=video.name, question=f"{QUESTION} {index}")
+                for index in range(count)
+            ]
+            ways: list[Callable[[], Cost]] = [
+                lambda new=new: _plain(call, answerer, new),  # type: ignore[misc]
+                lambda new=new, count=count: _dense(call, answerer, encoder, new, count),  # type: ignore[misc]
+                lambda asked=asked, new=new: _from_store("all", store, asked, answerer, new),  # type: ignore[misc]
+                lambda asked=asked, new=new: _from_store(options.budget, store, asked, answerer, new),  # type: ignore[misc]
+            ]
+            # The plain call is one question, whatever the batch.
+            for way in ways[1:] if count > 1 else ways:
+                yield min((way() for _ in range(options.repeat)), key=lambda cost: cost.each_s)
 
 
-def _plain(call: PlainCall, answerer: Answerer) -> Cost:
+def _plain(call: PlainCall, answerer: Answerer, new: int) -> Cost:
     cpu = time.process_time()
     started = _now(answerer)
     frames = call.decode()
     decoded = _now(answerer)
     inputs = call.inputs(frames)
     prepared = _now(answerer)
-    tower_s = call.generate(inputs, now=lambda: _now(answerer))
+    tower_s = call.generate(inputs, new_tokens=new, now=lambda: _now(answerer))
     ended = _now(answerer)
     return Cost(
-        "plain, every token",
+        PLAIN,
+        1,
+        new,
         call.visual_tokens(inputs),
         read_s=decoded - started,
         encode_s=prepared - decoded + tower_s,
@@ -154,22 +204,60 @@ def _plain(call: PlainCall, answerer: Answerer) -> Cost:
     )
 
 
-def _from_store(name: str, store: Path, question: Question, answerer: Answerer, *, budget: str) -> Cost:
+def _dense(call: PlainCall, answerer: Answerer, encoder: Encoder, new: int, count: int) -> Cost:
+    cpu = time.process_time()
+    started = _now(answerer)
+    opened, pixels = call.decode()
+    decoded = _now(answerer)
+    frames = Frames(pixels, 0, call.layout.cell_frames, "auto")
+    grid = encoder.encode(frames)
+    encoded = _now(answerer)
+    prompt = call.dense_prompt(opened, grid)
+    # One after another: their keys and values together would not fit beside the model.
+    for _ in range(count):
+        answerer.generate([prompt], Decoding(max_new_tokens=new))
+    ended = _now(answerer)
+    return Cost(
+        "dense, by this package",
+        count,
+        new,
+        len(prompt.tokens),
+        read_s=decoded - started,
+        encode_s=encoded - decoded,
+        answer_s=ended - encoded,
+        cpu_s=time.process_time() - cpu,
+    )
+
+
+def _from_store(budget: str, store: Path, asked: Sequence[Question], answerer: Answerer, new: int) -> Cost:
+    name = "from the store, all of it" if budget == "all" else f"from the store, budget {budget}"
     prepared: list[float] = []
     cpu = time.process_time()
     started = _now(answerer)
-    (answer,) = answer_questions(
-        [question],
-        store=open_store(store),
-        answerer=answerer,
-        settings=AnswerSettings(budget=budget, max_new_tokens=1),
-        on_batch=lambda ids: prepared.append(_now(answerer)),
+    settings = AnswerSettings(budget=budget, max_new_tokens=new, engine=answerer.engine, batch=len(asked))
+    answers = list(
+        answer_questions(
+            asked,
+            store=open_store(store),
+            answerer=answerer,
+            settings=settings,
+            on_batch=lambda ids: prepared.append(_now(answerer)),
+        )
     )
     ended = _now(answerer)
-    cost = Cost(name, answer.visual_tokens, prepared[0] - started, 0.0, ended - prepared[0], 0.0)
-    if answer.status != "ok":
-        sys.exit(f"{name}: {answer.error}")
-    return replace(cost, cpu_s=time.process_time() - cpu)
+    for answer in answers:
+        if answer.status != "ok":
+            sys.exit(f"{name}: {answer.error}")
+    return Cost(
+        name,
+        len(asked),
+        new,
+        answers[0].visual_tokens,
+        read_s=prepared[0] - started,
+        encode_s=0.0,
+        answer_s=ended - prepared[0],
+        cpu_s=time.process_time() - cpu,
+    )
 
 
 def _now(answerer: Answerer) -> float:
@@ -182,18 +270,19 @@ def _now(answerer: Answerer) -> float:
 def _table(
     costs: Sequence[Cost], index_s: float, answerer: Answerer, options: argparse.Namespace
 ) -> list[str]:
-    plain = costs[0]
+    plain = {cost.new_tokens: cost for cost in costs if cost.name == PLAIN}
     lines = [
-        f"one question about {options.frames} frames of {options.side} x {options.side} pixels, one new token; "
+        f"questions about {options.frames} frames of {options.side} x {options.side} pixels; "
         f"{answerer.family}, {answerer.dim}-wide, {_parameters(answerer) / 1e6:.0f} M parameters, {answerer.dtype}, "
-        f"{answerer.device}, {options.threads} thread(s); seconds, quickest of {options.repeat}",
-        f"{'':<32} {'visual tokens':>13} {'read':>8} {'encode':>8} {'answer':>8} {'all':>8} {'ratio':>7} "
-        f"{'CPU':>8} {'ratio':>7}",
+        f"{answerer.device}, engine {answerer.engine}, {options.threads} thread(s); seconds of all questions of a batch, "
+        f"quickest of {options.repeat}; ratio of one question's to the plain call's",
+        f"{'':<28} {'batch':>5} {'new':>4} {'visual tokens':>13} {'read':>8} {'encode':>8} {'answer':>8} {'each':>8} "
+        f"{'ratio':>8} {'CPU':>8}",
     ]
     lines += [
-        f"{cost.name:<32} {cost.visual_tokens:>13,} {cost.read_s:>8.3f} {cost.encode_s:>8.3f} {cost.answer_s:>8.3f} "
-        f"{cost.all_s:>8.3f} {f'1:{plain.all_s / cost.all_s:.1f}':>7} {cost.cpu_s:>8.3f} "
-        f"{f'1:{plain.cpu_s / cost.cpu_s:.1f}':>7}"
+        f"{cost.name:<28} {cost.questions:>5} {cost.new_tokens:>4} {cost.visual_tokens:>13,} {cost.read_s:>8.3f} "
+        f"{cost.encode_s:>8.3f} {cost.answer_s:>8.3f} {cost.each_s:>8.4f} "
+        f"{f'1:{plain[cost.new_tokens].each_s / cost.each_s:.1f}':>8} {cost.cpu_s:>8.3f}"
         for cost in costs
     ]
     return [*lines, f"the index, once for all questions, took {index_s:.1f} s with Ray's start"]
@@ -221,8 +310,7 @@ def _record(
             "dtype": str(answerer.dtype),
         },
         "index_s": index_s,
-        "costs": [asdict(cost) | {"all_s": cost.all_s} for cost in costs],
-        "ratio": costs[0].all_s / costs[-1].all_s,
+        "costs": [asdict(cost) | {"each_s": cost.each_s} for cost in costs],
     }
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ class Usage:
     much of it makes the times worthless. `peak`: highest resident size, pages of libraries and of Ray's object store included, as the kernel keeps it.
     `own_peak`: highest anonymous memory (RssAnon), which no other process shares. `shared_peak`: most pages of
     shared memory (the object store) that one process had touched. `spill_peak_mib`: largest sum of unnamed files.
-    `timeline`: (seconds since start, own MiB of the encoder, of the decoder, spill MiB), one per second.
+    `processes`: how many there were of each part in all, those that were replaced included.
+    `timeline`: (seconds since start, own MiB of the encoder, of the decoder, spill MiB, own MiB of the driver), one per second.
     """
 
     wall_s: float
@@ -43,11 +45,14 @@ class Usage:
     own_peak: Mapping[str, float]
     shared_peak: float
     spill_peak_mib: float
-    timeline: Sequence[tuple[float, float, float, float]] = field(repr=False)
+    processes: Mapping[str, int]
+    timeline: Sequence[tuple[float, ...]] = field(repr=False)
 
 
-def watch(command: Sequence[str], *, cwd: Path, log: IO[str], env: Mapping[str, str]) -> Usage:
-    """Runs `command` to its end, its output going to `log`; returns what it took."""
+def watch(
+    command: Sequence[str], *, cwd: Path, log: IO[str], env: Mapping[str, str], limit_s: float = float("inf")
+) -> Usage:
+    """Runs `command` to its end, its output going to `log`; returns what it took. Longer than `limit_s` it is ended."""
     mark = f"{MARK}={uuid.uuid4().hex}"
     name, value = mark.split("=")
     started = time.perf_counter()
@@ -57,7 +62,7 @@ def watch(command: Sequence[str], *, cwd: Path, log: IO[str], env: Mapping[str, 
     sampler = _Sampler(mark, driver=process.pid)
     busy_s = _busy_s()
     try:
-        while process.poll() is None:
+        while process.poll() is None and time.perf_counter() - started < limit_s:
             sampler.sample(time.perf_counter() - started)
             time.sleep(INTERVAL_S)
     finally:
@@ -81,7 +86,7 @@ class _Sampler:
         self._own = dict.fromkeys(PARTS, 0)
         self._shared = self._spill = 0
         self._own_s = _own_s()
-        self._timeline: list[tuple[float, float, float, float]] = []
+        self._timeline: list[tuple[float, ...]] = []
 
     def sample(self, at_s: float) -> None:
         self._find()
@@ -104,8 +109,8 @@ class _Sampler:
         for part in PARTS:
             self._own[part] = max(self._own[part], own[part])
         if not self._timeline or at_s - self._timeline[-1][0] >= 1.0:
-            sizes = (own["encoder"], own["decoder"], spill)
-            self._timeline.append((round(at_s, 1), *(round(size / _MIB, 1) for size in sizes)))  # type: ignore[arg-type]
+            sizes = (own["encoder"], own["decoder"], spill, own["driver"])
+            self._timeline.append((round(at_s, 1), *(round(size / _MIB, 1) for size in sizes)))
 
     def usage(self, *, wall_s: float, busy_s: float, returncode: int) -> Usage:
         peak, cpu_s = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
@@ -121,6 +126,7 @@ class _Sampler:
             own_peak={part: size / _MIB for part, size in self._own.items()},
             shared_peak=self._shared / _MIB,
             spill_peak_mib=self._spill / _MIB,
+            processes=Counter(self._parts.values()),
             timeline=self._timeline,
         )
 

@@ -1,11 +1,13 @@
 """What echo scores cost beside the encoding they follow: cells a second, and the share of the encoder's time.
 
     python -m benchmarks.scoring
+    python -m benchmarks.scoring --device cuda
 
-The encoder is the library's own tower in the shape of Qwen2.5-VL-7B with random weights. Of its 32 blocks a few are
-timed, windowed and full ones apart, and added up: the whole takes minutes on a CPU. Tokens are random too; neither
-the scores nor the encoder take a path that depends on values. Seconds are those of the CPU, in one thread: on a
-shared machine those of the clock tell what others are doing.
+On a CPU the encoder is the library's own tower in the shape of Qwen2.5-VL-7B with random weights: of its 32 blocks a few
+are timed, windowed and full ones apart, and added up, since the whole takes minutes. Seconds are those of the CPU, in one
+thread: on a shared machine those of the clock tell what others are doing. On a GPU it is the whole tower in bf16 by
+`--tower fast`, at 256 and at 1,024 tokens a cell, and scores come in both ways, in chunks and by one kernel, with the
+choice of a quarter of the tokens after them. Tokens are random; nothing takes a path that depends on values.
 """
 
 from __future__ import annotations
@@ -67,8 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cells", type=int, default=32, help="cells scored at a time (32)")
     parser.add_argument("--repeat", type=int, default=5, help="the quickest of so many calls counts (5)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, help="file for the numbers, with machine and versions")
     options = parser.parse_args(arguments)
+    if options.device == "cuda":
+        from benchmarks.scoring_gpu import measure_all  # noqa: PLC0415 - its parts need not load on a CPU
+
+        return measure_all(options)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = [measure(case, cells=options.cells, repeat=options.repeat) for case in CASES]

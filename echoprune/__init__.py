@@ -30,6 +30,7 @@ _PUBLIC = {
     "NoSuchVideoError": "errors",
     "NotAStoreError": "errors",
     "Question": "question",
+    "S3Options": "s3_options",
     "StoreError": "errors",
     "StoreMismatchError": "errors",
     "StoreSettings": "schema",
@@ -52,6 +53,7 @@ _PUBLIC = {
     "relevance": "query",
     "search_tokens": "search",
     "select_tokens": "prune",
+    "use_s3": "s3_options",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "NoSuchVideoError",
     "NotAStoreError",
     "Question",
+    "S3Options",
     "StoreError",
     "StoreMismatchError",
     "StoreSettings",
@@ -93,6 +96,7 @@ __all__ = [
     "relevance",
     "search_tokens",
     "select_tokens",
+    "use_s3",
 ]
 
 if TYPE_CHECKING:
@@ -119,6 +123,7 @@ if TYPE_CHECKING:
     from echoprune.query import relevance
     from echoprune.question import Answer, Evidence, Question
     from echoprune.questions import read_questions
+    from echoprune.s3_options import S3Options, use_s3
     from echoprune.schema import StoreSettings
     from echoprune.search import search_tokens
     from echoprune.store import TokenStore, open_store

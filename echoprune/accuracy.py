@@ -55,7 +55,7 @@ def accuracy(table: pa.Table, *, by: Sequence[str]) -> pa.Table:
     rows = pa.concat_tables([groups, total], promote_options="default")
     rows = rows.append_column("overall", pa.array([False] * (len(rows) - 1) + [True]))
     shares = [
-        _wilson(correct, n)
+        wilson(correct, n)
         for correct, n in zip(rows["correct"].to_pylist(), rows["n"].to_pylist(), strict=True)
     ]
     for place, name in enumerate(("accuracy", "low", "high")):
@@ -72,8 +72,8 @@ def _sums(counted: pa.Table, by: list[str]) -> pa.Table:
     return summed.rename_columns([*by, *_COUNTS])
 
 
-def _wilson(correct: int, n: int) -> tuple[float, float, float] | tuple[None, None, None]:
-    """The share, and the ends of Wilson's score interval for it."""
+def wilson(correct: int, n: int) -> tuple[float, float, float] | tuple[None, None, None]:
+    """The share correct / n, and the ends of its 95 % score interval after Wilson; three times None where n = 0."""
     if n == 0:
         return (None, None, None)
     share, z2 = correct / n, _Z_95**2

@@ -17,15 +17,21 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from echoprune.answer_settings import AnswerSettings
-from echoprune.errors import StoreError, UnanswerableError
+from echoprune.answer_settings import LIBRARY, AnswerSettings
+from echoprune.errors import ConfigError, StoreError, StoreUnavailableError, UnanswerableError
 from echoprune.letters import is_correct, letter, parse_choice
 from echoprune.models.answerer import Answerer, Decoding, Generated
-from echoprune.prepare import Prepared, open_video, prepare
+from echoprune.policies import POLICIES, policy
+from echoprune.prepare import Prepared, prepare
 from echoprune.question import Answer, Question
 from echoprune.store import TokenStore
 from echoprune.stored_video import StoredVideo
 from echoprune.templates import Template, load_template
+from echoprune.videos_ahead import videos_ahead
+
+# The fast engine is handed this many times as many prompts as run together: a slot that is empty at the end of one of
+# these batches costs a quarter of what it would if each began with empty slots. They wait in the CPU's memory, 29 MB each.
+WAITING = 4
 
 
 def answer_questions(
@@ -35,18 +41,24 @@ def answer_questions(
     answerer: Answerer,
     settings: AnswerSettings,
     on_batch: Callable[[tuple[str, ...]], None] | None = None,
+    on_question: Callable[[Question], None] | None = None,
 ) -> Iterator[Answer]:
     """The answers to `questions`, one each, in their order.
 
-    Questions about one video should follow one another: a video's tokens are read for each run of them. `on_batch` is
-    called with the ids of the questions about to be answered together.
+    Questions about one video should follow one another: a video's tokens are read for each run of them, while questions
+    before it are answered (videos_ahead.py). `on_question` is called with each question when its turn comes, `on_batch`
+    with the ids of those about to be answered together.
 
-    Raises StoreMismatchError for a store whose tokens are not those of the model.
+    Raises StoreMismatchError for a store whose tokens are not those of the model, ConfigError for a policy that needs
+    tokens which the index dropped.
     """
     require_fit(store, answerer)
+    require_tokens(store, settings)
     # Failed answers wait for those before them, so that the order is that of the questions.
     waiting: list[Answer | Prepared] = []
-    for outcome in _prepared(questions, store=store, answerer=answerer, settings=settings):
+    for outcome in _prepared(
+        questions, store=store, answerer=answerer, settings=settings, on_question=on_question
+    ):
         prompts = [each for each in waiting if isinstance(each, Prepared)]
         if isinstance(outcome, Prepared) and not _fits([*prompts, outcome], settings):
             yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
@@ -59,24 +71,39 @@ def answer_questions(
 
 
 def _fits(prepared: list[Prepared], settings: AnswerSettings) -> bool:
+    """Whether these may be handed to the model at once: all that run together, with the fast engine also some that wait."""
+    waiting = 1 if settings.engine == LIBRARY else WAITING
+    return len(prepared) <= waiting * _together(prepared, settings)
+
+
+def _together(prepared: list[Prepared], settings: AnswerSettings) -> int:
+    """How many of these prompts run together at most: by number, and by tokens filled up to the longest."""
     longest = max(len(each.prompt) for each in prepared) + settings.max_new_tokens
-    return len(prepared) <= settings.batch and len(prepared) * longest <= settings.batch_tokens
+    return min(settings.batch, max(1, settings.batch_tokens // longest))
 
 
 def _prepared(
-    questions: Iterable[Question], *, store: TokenStore, answerer: Answerer, settings: AnswerSettings
+    questions: Iterable[Question],
+    *,
+    store: TokenStore,
+    answerer: Answerer,
+    settings: AnswerSettings,
+    on_question: Callable[[Question], None] | None,
 ) -> Iterator[Answer | Prepared]:
     template: Template | str = settings.template
     if settings.template != "auto":
         template = load_template(settings.template)
-    video: StoredVideo | None = None
-    for question in questions:
-        before, video = video, None
+    opened = videos_ahead(questions, store, device=answerer.device, on_question=on_question)
+    for question, its_video in opened:
+        video: StoredVideo | None = None
         try:
-            video = open_video(question, store, before)
+            video = its_video()
             outcome = prepare(question, video=video, answerer=answerer, settings=settings, template=template)
         except UnanswerableError as error:
             outcome = failed(question, error.error_class, str(error), video=video)
+        except StoreUnavailableError:
+            # No question's fault: the shard runs again, or the run ends.
+            raise
         except StoreError as error:
             # One damaged file must not stop the questions about all other videos.
             outcome = failed(question, "store_damaged", str(error), video=video)
@@ -115,7 +142,8 @@ def _texts(prepared: list[Prepared], answerer: Answerer, settings: AnswerSetting
     """The answers with their texts. A batch that does not fit in the GPU's memory is halved; a single one has failed."""
     prompts = [each.prompt for each in prepared]
     try:
-        texts = answerer.generate(prompts, _seeded(settings.decoding(), prepared))
+        together = min(len(prepared), _together(prepared, settings))
+        texts = answerer.generate(prompts, _seeded(settings.decoding(), prepared), slots=together)
         scores = _letter_scores(prepared, answerer) if settings.letters else [None] * len(prepared)
     except torch.OutOfMemoryError as error:
         if len(prepared) == 1:
@@ -163,6 +191,16 @@ def _finished(prepared: Prepared, text: Generated, scores: tuple[float, ...] | N
 def require_fit(store: TokenStore, answerer: Answerer) -> None:
     """Raises StoreMismatchError unless the store's tokens are those that the model's own vision part would give."""
     store.settings.require_model(answerer.fingerprint, f"this {answerer.family} model")
+
+
+def require_tokens(store: TokenStore, settings: AnswerSettings) -> None:
+    """Raises ConfigError if the policy needs every token of a video and the store was made with less."""
+    if policy(settings.policy).needs_all and store.settings.keep != "all":
+        others = " or ".join(name for name, each in POLICIES.items() if not each.needs_all)
+        raise ConfigError(
+            f"--policy {settings.policy} needs every token, and the store was made with --keep {store.settings.keep}: give "
+            f"--policy {others}, or index with --keep all"
+        )
 
 
 def provenance(store: TokenStore, settings: AnswerSettings) -> dict[str, str]:

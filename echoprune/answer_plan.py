@@ -134,7 +134,7 @@ def load_plan(storage: Storage) -> AnswerPlan:
     for name in _parts(storage):
         try:
             with storage.open_input(name) as file:
-                parts.append(pq.read_table(file))
+                parts.append(pq.ParquetFile(file, page_checksum_verification=True).read())
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise StoreError(
@@ -177,7 +177,8 @@ def extend_plan(
     )
     name = f"{_FOLDER}/part-{len(_parts(storage)):04d}.parquet"
     sink = pa.BufferOutputStream()
-    pq.write_table(_table(shards, rows, supersedes, extra), sink, compression="zstd")
+    table = _table(shards, rows, supersedes, extra)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     if not storage.create_exclusive(name, sink.getvalue().to_pybytes()):
         raise StoreError(f"{storage.url_of(name)} was written by another run: let it finish, then run again")
     return [AnswerShard(_shard_id(members), tuple(each for _, each in members)) for members in shards]

@@ -2,8 +2,8 @@
 
     <out>/answers.json                 first: all that decides an answer beside the question; a mismatch is an error
     <out>/plan/part-*.parquet          the frozen list of questions and shards (answer_plan.py)
-    <out>/answers/<shard>.parquet      one row per question (answer_schema.py); <shard>.g1.parquet of a shard that ran again
-    <out>/receipts/<shard>.json        last
+    <out>/answers/<shard>-<digest>.parquet   one row per question (answer_schema.py); <shard>.g1-... of a shard that ran again
+    <out>/receipts/<shard>-<epoch>.json      last
 
 Reading is in answer_store.py; committing, and the receipt, are those of a store (shard.py, receipt.py).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ import pyarrow as pa
 from echoprune.answer_schema import answers_schema, answers_table
 from echoprune.answer_settings import AnswerSettings
 from echoprune.answer_store import MARKER
-from echoprune.errors import ConfigError, NotAStoreError, StoreError, StoreMismatchError
+from echoprune.errors import ConfigError, StoreError, StoreMismatchError
 from echoprune.question import Answer
 from echoprune.receipt import ANSWERS
 from echoprune.row_groups import BuiltFile, GroupedTable
-from echoprune.storage import Storage, store_errors
+from echoprune.storage import Storage, checked_name, store_errors
 from echoprune.templates import AUTO, load_template
 
 SCHEMA_VERSION = 1
@@ -90,6 +90,16 @@ class AnswerRun:
                 )
 
 
+def with_engine(run: AnswerRun, settings: AnswerSettings, engine: str) -> tuple[AnswerRun, AnswerSettings]:
+    """Both with another engine, which decides an answer as any other setting does."""
+    chosen = replace(settings, engine=engine)
+    values = {name: value for name, value in run.settings.items() if name != "engine"}
+    named = chosen.named()
+    return replace(
+        run, settings=values | {name: named[name] for name in ("engine",) if name in named}
+    ), chosen
+
+
 def answer_run(
     settings: AnswerSettings,
     *,
@@ -106,7 +116,7 @@ def answer_run(
         answers_schema(extra)
     except ValueError as error:
         raise ConfigError(f"{error}: rename them in the question file") from error
-    values = asdict(settings)
+    values = settings.named()
     template = None if settings.template == AUTO else load_template(settings.template)
     if template is not None:
         # A file is known by its name: where it lies may differ between two machines.
@@ -130,13 +140,8 @@ def create_answers(path: str | os.PathLike[str], run: AnswerRun) -> Storage:
     Raises StoreMismatchError if it was made with something else, NotAStoreError if it holds other things.
     """
     storage = Storage(path)
-    if not storage.exists(MARKER):
-        if names := storage.names():
-            raise NotAStoreError(
-                f"{storage.url} holds {names[0]} but no {MARKER}, so it holds no answers: use an empty or new --out"
-            )
-        storage.create_exclusive(MARKER, run.to_json().encode())
-    AnswerRun.from_json(storage.read_bytes(MARKER), where=storage.url_of(MARKER)).require_same(run)
+    found = storage.claim(MARKER, run.to_json().encode(), lacks="it holds no answers", option="--out")
+    AnswerRun.from_json(found, where=storage.url_of(MARKER)).require_same(run)
     return storage
 
 
@@ -155,7 +160,7 @@ def build_answers(
 
     Raises StoreError when the disk does not take it, or a value does not fit its column.
     """
-    stem = f"{shard_id}.g{generation}" if generation else shard_id
+    stem = checked_name(f"{shard_id}.g{generation}" if generation else shard_id)
     table = GroupedTable(
         folder,
         iter([f"{ANSWERS}/{stem}.parquet"]),
@@ -174,7 +179,7 @@ def build_answers(
             raise StoreError(
                 f"answers of shard {shard_id} do not fit their columns ({reason}): use another --out"
             ) from error
-        return table.close()[0]
+        return table.close()[0].named_by_content()
 
 
 def _flat(run: AnswerRun) -> dict[str, Any]:
@@ -185,16 +190,20 @@ def _flat(run: AnswerRun) -> dict[str, Any]:
     return {**values, **settings, **columns}
 
 
+_CURES = {
+    "model_fingerprint": "give the --model they were made with",
+    "model_digest": "give the --model they were made with",
+    "store_digest": "name the STORE they were made from",
+    "job": "run the command they were made with",
+    "score": "use the version of echoprune that they were made with",
+    "template_hash": "give the --template they were made with",
+}
+
+
 def _cure(name: str) -> str:
-    if name in ("model_fingerprint", "model_digest"):
-        return "give the --model they were made with"
-    if name == "store_digest":
-        return "name the STORE they were made from"
-    if name == "job":
-        return "run the command they were made with"
+    if name in _CURES:
+        return _CURES[name]
     if name.startswith("column "):
         return "give questions with the same further columns"
-    if name == "template_hash":
-        return "give the --template they were made with"
     option = name.removesuffix("_s").replace("_", "-")
     return f"give the --{option} they were made with"

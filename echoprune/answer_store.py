@@ -1,8 +1,8 @@
 """Reading the folder of an answer run: the answers of finished shards, as they were when it was opened.
 
     answers.json                 marks the folder; the run's settings
-    answers/<shard>.parquet      one row per question; columns in answer_schema.py
-    receipts/<shard>.json        written last: this shard is done, and these are its files
+    answers/<shard>-<digest>.parquet   one row per question; columns in answer_schema.py
+    receipts/<shard>-<epoch>.json      written last: this shard is done, and these are its files
 
 Only what a receipt names counts. Writing is not here.
 """
@@ -27,6 +27,7 @@ def open_answers(path: str | os.PathLike[str]) -> AnswerStore:
     """The answers in a folder or URL, as they are now. Raises NotAStoreError where there are none."""
     storage = Storage(path)
     if not storage.exists(MARKER):
+        storage.require_bucket()
         raise NotAStoreError(
             f"{storage.url} holds no answers (it has no {MARKER}): name the --out of an answer or caption run"
         )
@@ -80,6 +81,6 @@ class AnswerStore:
                 reason = " ".join(str(error).split())
                 shard_id = file.name.rsplit("/", 1)[-1].split(".")[0].split("-")[0]
                 raise StoreError(
-                    f"{self.storage.url_of(file.name)} is damaged ({reason}): remove receipts/{shard_id}.json and run "
+                    f"{self.storage.url_of(file.name)} is damaged ({reason}): remove receipts/{shard_id}-*.json and run "
                     "the same command again, which redoes that shard"
                 ) from error

@@ -175,7 +175,7 @@ def _one_shard(
     if not fits or bool((stored != columns["kept"])[asked].any()):
         raise StoreError(
             f"the cells of shard {shard_id} of {store.storage.url} are not those of its videos: the store is damaged, "
-            f"remove receipts/{shard_id}.json and run index again"
+            f"remove receipts/{shard_id}-*.json and run index again"
         )
     first = before - before[begins[owner]] + columns["token_row"][owner]
     return ShardCells(shard_id, video, begins, bound, first, kept)

@@ -1,9 +1,9 @@
 """The choice at answer time: which of the stored tokens a question sees, and what the store's own pruning may have cost.
 
-    S = r - a c - b e       over the stored tokens; the budget is exact
+    stored tokens + budget --policy--> kept tokens + certificate
 
-The rule is that of prune.py, over the tokens that are left. What is added here: the budget as the user writes it, and
-the proof, where there is one, that no token which the index dropped would have been kept.
+Which tokens is the policy's affair (policies/). What is added here: the budget as the user writes it, and the proof, where
+there is one, that no token which the index dropped would have been kept.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
 
 import torch
 
 from echoprune.errors import ConfigError
-from echoprune.prune import select, token_scores
+from echoprune.policies import Candidates, Policy, Scoring
+from echoprune.stored import Stored
 
 # Scores are sums of float32 products, 1e-5 off at most (tested against float64): a proof needs this much room.
 _ROOM = 1e-5
@@ -32,8 +32,11 @@ class Budget:
     ratio: Decimal | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """The meaning of "4096" (tokens), "0.05" or "5%" (of the original), or "all". Raises ConfigError otherwise."""
+    def parse(cls, text: str, *, option: str = "--budget") -> Budget:
+        """The meaning of "4096" (tokens), "0.05" or "5%" (of the original), or "all". Raises ConfigError otherwise.
+
+        `option`: what messages call it.
+        """
         if text == "all":
             return cls()
         if re.fullmatch(r"0*[1-9][0-9]{0,11}", text):
@@ -43,7 +46,7 @@ class Budget:
             if 0 < ratio <= 1:
                 return cls(ratio=ratio)
         raise ConfigError(
-            f"--budget is {text!r}; give a number of tokens such as 4096, a share of the original such as 0.05 or 5%, "
+            f"{option} is {text!r}; give a number of tokens such as 4096, a share of the original such as 0.05 or 5%, "
             "or all"
         )
 
@@ -54,33 +57,6 @@ class Budget:
         if self.ratio is not None:
             return max(1, math.floor(Fraction(self.ratio) * original))
         return None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The stored tokens of a view as far as a choice needs them.
-
-    `t` (n,) int64: cell of each within the view; `correspondence`, `echo` (n,) float32. `cells`, `tokens_per_cell`:
-    T and N before pruning. `highest_dropped`: the highest novelty among all tokens that the index dropped from the
-    video, None if it dropped none.
-    """
-
-    t: torch.Tensor = field(repr=False)
-    correspondence: torch.Tensor = field(repr=False)
-    echo: torch.Tensor = field(repr=False)
-    cells: int
-    tokens_per_cell: int
-    highest_dropped: float | None
-
-    @property
-    def has_past(self) -> torch.Tensor:
-        """(n,) bool: the token is not of the view's first cell."""
-        return self.t > 0
-
-    @property
-    def complete(self) -> bool:
-        """Nothing of the view was dropped."""
-        return len(self.t) == self.cells * self.tokens_per_cell
 
 
 @dataclass(frozen=True)
@@ -96,63 +72,53 @@ class Chosen:
     certified: bool
 
 
-def choose(
-    stored: Stored,
-    *,
-    budget: int | None,
-    relevance: torch.Tensor | None = None,
-    first: Literal["share", "whole"] = "share",
-    correspondence_weight: float = 1.0,
-    echo_weight: float = 1.0,
-    reach: torch.Tensor | None = None,
-) -> Chosen:
-    """The tokens that `budget` keeps of a view, with what is known of those that the index dropped.
+def choose(candidates: Candidates, policy: Policy, *, reach: torch.Tensor | None = None) -> Chosen:
+    """The tokens that `policy` keeps of `candidates`, with what is known of those that the index dropped.
 
-    `relevance` (n,) float32 of the stored tokens; None: S = -a c - b e, the first cell whole and not counted. `first`:
-    see `select`. `budget` None: every stored token. `reach` (T,) float32: what the relevance of any token of a cell,
-    stored or not, cannot exceed; 1 where it is not given.
+    A budget of None keeps every stored token. `reach` (T,) float32: what the relevance of any token of a cell, stored or
+    not, cannot exceed; 1 where it is not given.
 
-    The proof: a dropped token has novelty at most `highest_dropped`, so that it needs r >= r_needed = (lowest S kept
-    among tokens with a past) - highest_dropped to be kept. `certified` if no cell reaches that. A dropped token of the
-    view's first cell, where r alone counts, is compared with the lowest r kept there. Without relevance r is 0.
+    The proof, for policies that choose by a score which follows what the index ranked tokens by (`Scoring`): a dropped
+    token has at most `highest_dropped` of that, so that it needs the relevance r_needed to reach the lowest score kept among
+    tokens with a past. `certified` if no cell reaches that. A dropped token of the view's first cell, where r alone counts,
+    is compared with the lowest r kept there. Without relevance r is 0. Of a view that is stored whole nothing can be missing.
+
+    Raises ValueError for a policy that needs every token where some were dropped.
     """
-    score = token_scores(
-        stored.correspondence,
-        stored.echo,
-        stored.has_past,
-        relevance=relevance,
-        correspondence_weight=correspondence_weight,
-        echo_weight=echo_weight,
-    )
-    if budget is None:
+    stored, scoring = candidates.stored, policy.scoring
+    if policy.needs_all and not stored.complete:
+        raise ValueError(f"policy {policy.name} needs every token of a view, and the index dropped some")
+    score = candidates.paper_score if scoring is None else scoring.score(candidates)
+    if candidates.budget is None:
         indices = torch.arange(len(score))
     else:
-        indices = select(
-            score,
-            stored.has_past,
-            budget=budget,
-            cells=stored.cells,
-            first="free" if relevance is None else first,
-        )
+        indices = policy.choose(candidates).to(score.device)
     kept = score[indices]
     if stored.complete:
         return Chosen(indices, kept, None, True)
-    if stored.highest_dropped is None or correspondence_weight != 1.0 or echo_weight != 1.0:
+    if scoring is None or stored.highest_dropped is None or not _follows_the_index(candidates, scoring):
         return Chosen(indices, kept, None, False)
-    needed = _needed(stored, kept, stored.has_past[indices])
-    if relevance is None:
-        # Of the first cell all must be there; another dropped token enters only where its novelty reaches the kept.
+    lowest = _lowest_to_beat(stored, kept, stored.has_past[indices])
+    needed = -1.0 if lowest is None else scoring.r_needed(lowest, stored.highest_dropped)
+    if candidates.relevance is None:
+        # Of the first cell all must be there; another dropped token enters only where it ranks as high as those kept.
         whole = int((stored.t == 0).sum()) == stored.tokens_per_cell
         return Chosen(indices, kept, needed, whole and needed > 0)
     return Chosen(indices, kept, needed, _beyond_reach(stored, needed, kept, indices, reach))
 
 
-def _needed(stored: Stored, kept: torch.Tensor, later: torch.Tensor) -> float:
-    """The lowest relevance with which a dropped token would have been kept; -1, the lowest there is, if there was room."""
+def _follows_the_index(candidates: Candidates, scoring: Scoring) -> bool:
+    """Whether what the index dropped has low scores for that reason."""
+    weights = (candidates.correspondence_weight, candidates.echo_weight)
+    return candidates.stored.rank_by == scoring.rank_by and (not scoring.weighted or weights == (1.0, 1.0))
+
+
+def _lowest_to_beat(stored: Stored, kept: torch.Tensor, later: torch.Tensor) -> float | None:
+    """The lowest score kept among tokens with a past; None if there was room for more of them."""
     # With all of them kept, a dropped one would have had room, or the place of a token of the first cell.
     if not bool(later.any()) or int(later.sum()) == int(stored.has_past.sum()):
-        return -1.0
-    return float(kept[later].min()) - float(stored.highest_dropped or 0.0)
+        return None
+    return float(kept[later].min())
 
 
 def _beyond_reach(

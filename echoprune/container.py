@@ -1,4 +1,4 @@
-"""Opening a video file, and its decoded frames in order. The one place that knows what a uri is: a local path.
+"""Opening a video file, and its decoded frames in order. The one place that knows what a uri is: a path, or s3://.
 
 Both the scan and PyAV decoding go through here, so that they agree on which packets count and what time a frame has.
 """
@@ -6,39 +6,56 @@ Both the scan and PyAV decoding go through here, so that they agree on which pac
 from __future__ import annotations
 
 import errno
+import io
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 
-from echoprune.errors import MediaError
+from echoprune.backoff import OutOfPatienceError
+from echoprune.errors import MediaError, StoreError, StoreUnavailableError
+from echoprune.s3_options import current_s3, is_s3, s3_place
 
 # What FFmpeg opens as well: text (shown as on a terminal), and lists that pull in other files.
 _NO_VIDEO_FORMATS = frozenset({"tty", "concat", "hls", "dash", "imf", "sdp"})
+
+# FFmpeg looks at up to 5 MB of a file whose header does not tell.
+_AHEAD_BYTES = 1 << 20
 
 # How sources.py shows bytes of a file name that are not UTF-8.
 _ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
-def open_video(uri: str, *, stage: str = "probe") -> Any:
-    """An open PyAV input container of the file at `uri`; the caller closes it (context manager).
+def open_video(uri: str, *, path: str = "", stage: str = "probe") -> Any:
+    """An open PyAV input container of the file at `uri`, or at `path` if it lies there; the caller closes it (context manager).
 
-    Raises MediaError of kind "missing", "not_a_file", "empty", "unreadable" or "not_a_video".
+    An s3:// uri without a path is read over the network, bit by bit: good for headers, not for decoding. Raises MediaError
+    of kind "missing", "not_a_file", "empty", "unreadable", "source_unreachable" or "not_a_video".
     """
-    path = Path(uri)
+    file: Any = path or uri
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
-            raise MediaError(f"{uri}: {what}; give a video file", stage=stage, kind="not_a_file")
-        if status.st_size == 0:
+        if is_s3(file):
+            file, size = _remote(uri)
+        else:
+            status = Path(file).stat()
+            if not stat.S_ISREG(status.st_mode):
+                what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+                raise MediaError(f"{uri}: {what}; give a video file", stage=stage, kind="not_a_file")
+            # Names may hold a colon, and playlists may point elsewhere: only this file is opened.
+            file, size = f"file:{file}", status.st_size
+        if size == 0:
             raise MediaError(f"{uri}: 0 bytes; copy the file again", stage=stage, kind="empty")
-        # Names may hold a colon, and playlists may point elsewhere: only this file is opened.
-        container = av.open(f"file:{uri}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(file, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (OutOfPatienceError, StoreUnavailableError) as error:
+        raise MediaError(
+            f"{uri}: {error}; retry when it can be reached", stage=stage, kind="source_unreachable"
+        ) from None
+    except StoreError as error:
+        raise MediaError(f"{uri}: {error}", stage=stage, kind="unreadable") from None
     except (FileNotFoundError, NotADirectoryError):
         cure = (
             "rename it, the escapes stand for bytes that are not UTF-8"
@@ -64,20 +81,43 @@ def open_video(uri: str, *, stage: str = "probe") -> Any:
     return container
 
 
+def _remote(uri: str) -> tuple[io.RawIOBase, int]:
+    """An object in S3 as a file of bytes, and its size."""
+    # Loads s3fs, which takes half a second.
+    from echoprune.object_files import ObjectReader  # noqa: PLC0415
+    from echoprune.s3_client import s3_client  # noqa: PLC0415
+
+    reader = ObjectReader(s3_client(current_s3()), s3_place(uri), ahead_bytes=_AHEAD_BYTES)
+    return reader, reader.fill().size_bytes
+
+
 def shown_pts(frame: Any) -> int | None:
     """Presentation time of a decoded frame in ticks of its stream; its decode time where it has none; or None."""
     pts = frame.pts if frame.pts is not None else frame.dts
     return None if pts is None else int(pts)
 
 
-def whole_frames(container: Any, stream: Any) -> Iterator[Any]:
+def whole_frames(
+    container: Any, stream: Any, *, refused: Callable[[Any, av.error.FFmpegError], None] | None = None
+) -> Iterator[Any]:
     """Decoded frames in the order shown. Packets that the container itself calls damaged are left out.
 
     A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
+    `refused`: called with each packet that the decoder finds invalid, which is then left out too; without it the first
+    one raises. Raises FFmpegError where reading stops early.
     """
     for packet in packets_of(container, stream):
-        if not packet.is_corrupt:
-            yield from packet.decode()
+        if packet.is_corrupt:
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError as error:
+            # The flush at the end fails over and over: nothing comes after it.
+            if refused is None or packet.size == 0:
+                raise
+            refused(packet, error)
+            continue
+        yield from frames
 
 
 def packets_of(container: Any, stream: Any) -> Iterator[Any]:

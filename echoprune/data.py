@@ -33,7 +33,8 @@ class VideoInfo:
     seconds. `cut_pts`: those of them at which decoding may start cleanly: keyframes that no later packet in
     decode order precedes in presentation. `width`, `height`: pixels as displayed, after `rotation` (degrees,
     counter-clockwise turns of 90 that make the picture upright). `end_pts`: when the last frame stops being
-    shown. `incomplete`: why the file is known to hold less than its header promises ("" if it does not).
+    shown. `incomplete`: why the file is known to hold less than its header promises ("" if it does not). `path`: where
+    the file lies on this machine, "" if that is `uri`.
     """
 
     uri: str
@@ -50,6 +51,7 @@ class VideoInfo:
     end_pts: int
     vfr: bool
     incomplete: str = ""
+    path: str = ""
 
     def __post_init__(self) -> None:
         _require(

@@ -187,7 +187,7 @@ def _reader(decord: Any, info: VideoInfo, *, threads: int) -> tuple[Any, str]:
     """(a reader, "") or (None, why there is none)."""
     try:
         # Any frame that decord replaced by a neighbour is one too many: a threshold below one frame.
-        return decord.VideoReader(info.uri, num_threads=threads, fault_tol=1e-9), ""
+        return decord.VideoReader(info.path or info.uri, num_threads=threads, fault_tol=1e-9), ""
     # Names that are no UTF-8 cannot be handed to it.
     except (decord.DECORDError, RuntimeError, AssertionError, UnicodeEncodeError) as error:
         return None, f"decord cannot open it: {_first_line(error)}"

@@ -7,6 +7,7 @@ Seeking in MPEG-TS overshoots (14 of 14 frames wrong when measured), so others a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import av.error
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
+from echoprune.time_jumps import MAX_STILL_S
 
 SEEKABLE = frozenset({"mov", "matroska"})
 
@@ -33,9 +35,9 @@ def pictures(
     """For each of `wanted` (presentation times, strictly ascending, all of `info.pts`): (pts, picture, damaged).
 
     The picture is uint8 (H, W, 3), RGB, native size, upright. `damaged`: 1 if it, or any frame since the clean cut
-    point before it, was patched by the decoder after errors, else 0; so it does not depend on where decoding began.
-    Raises MediaError (stage "decode") at the first time
-    whose frame does not come, or does not decode; everything before it has been yielded.
+    point before it, was patched by the decoder after errors or refused, else 0; so it does not depend on where decoding
+    began. In place of a refused frame comes the one before it. Raises MediaError (stage "decode") at the first time for
+    which nothing comes, and with several threads at the first refused frame; everything before it has been yielded.
     """
     for cut, run in _runs(info, wanted):
         done = 0
@@ -85,27 +87,39 @@ def _from(
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     done, damaged = 0, False
     clean = frozenset(info.cut_pts.tolist())
+    refusals = _Refusals(info)
+    before: tuple[int, Any] | None = None
     try:
-        with open_video(info.uri, stage="decode") as container:
+        with open_video(info.uri, path=info.path, stage="decode") as container:
             stream = container.streams[info.stream_index]
             stream.codec_context.thread_count = threads
             if threads > 1:
                 stream.codec_context.thread_type = "AUTO"
             if cut is not None:
                 container.seek(cut, stream=stream)
-            for frame in whole_frames(container, stream):
+            # Several threads report a packet while another one is given to them: then the first ends it all.
+            for frame in whole_frames(container, stream, refused=refusals.add if threads == 1 else None):
                 pts = shown_pts(frame)
                 damaged = bool(frame.is_corrupt) or (damaged and pts not in clean)
-                if pts is None or pts < wanted[done]:
+                if pts is None or (before is None and cut is not None and pts < cut):
                     continue
-                if pts > wanted[done]:
-                    break
-                pixels = frame.to_ndarray(format="rgb24")
-                yield pts, np.rot90(pixels, info.rotation // 90), int(damaged)
-                done += 1
+                if before is None and cut is not None and pts > cut:
+                    # What comes after a cut point that does not decode depends on what came before.
+                    raise _CutMissedError
+                while (
+                    done < len(wanted) and wanted[done] < pts and refusals.explain(wanted[done], before, pts)
+                ):
+                    yield int(wanted[done]), _upright(before, info), 1
+                    done += 1
+                if done < len(wanted) and wanted[done] == pts:
+                    yield pts, _upright((pts, frame), info), int(damaged or refusals.touch(pts))
+                    done += 1
                 if done == len(wanted):
                     return
-        reason = "the decoder gave no frame for this time"
+                if wanted[done] < pts:
+                    break
+                before = (pts, frame)
+        reason = refusals.reason or "the decoder gave no frame for this time"
     except av.error.FFmpegError as error:
         reason = reason_of(error)
     if cut is not None and done == 0:
@@ -116,3 +130,39 @@ def _from(
         "what comes before is good, copy or convert the file again for the rest"
     )
     raise MediaError(message, stage="decode", kind="decode_failed")
+
+
+class _Refusals:
+    """Packets that the decoder refused: pictures that never come. Those before them stay on screen, marked as damaged.
+
+    Counted by the run between two clean cut points that they are in, so that it does not depend on where decoding began.
+    """
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.reason = ""
+        self._info = info
+        self._runs: set[int] = set()
+
+    def add(self, packet: Any, error: av.error.FFmpegError) -> None:
+        """Takes note of a packet."""
+        self.reason = reason_of(error)
+        time = packet.pts if packet.pts is not None else packet.dts
+        self._runs.add(self._run(int(self._info.pts[0]) if time is None else int(time)))
+
+    def touch(self, pts: int) -> bool:
+        """Whether a packet of the same run was refused."""
+        return bool(self._runs) and self._run(pts) in self._runs
+
+    def explain(self, missing: int, before: tuple[int, Any] | None, after: int) -> bool:
+        """Whether the picture `before` may stand for the one at `missing`: not for longer than pictures ever do."""
+        if before is None or not self.touch(missing):
+            return False
+        return (after - before[0]) * self._info.time_base <= MAX_STILL_S
+
+    def _run(self, pts: int) -> int:
+        return int(np.searchsorted(self._info.cut_pts, pts, side="right"))
+
+
+def _upright(shown: tuple[int, Any] | None, info: VideoInfo) -> npt.NDArray[np.uint8]:
+    assert shown is not None
+    return np.rot90(shown[1].to_ndarray(format="rgb24"), info.rotation // 90)

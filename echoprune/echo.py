@@ -45,7 +45,8 @@ class EchoScorer:
     """Scores of one video that arrives in successive segments; remembers the last cell of the one before.
 
     `grid_hw`: tokens (h, w) of a cell in raster order, h x w = N. `temperature`: tau > 0. `window`: None for the
-    whole previous cell, or the odd side >= 1 of the square around each token, clipped at the border.
+    whole previous cell, or the odd side >= 1 of the square around each token, clipped at the border. `fused`: on a GPU
+    by one kernel (fast/echo_kernels.py), elsewhere without effect; its scores differ by rounding.
 
     However the video is cut into segments, the scores are the same bit for bit (on one device, with one number
     of CPU threads). Matrix kernels are chosen by shape and may add in another order for another shape; so every
@@ -53,7 +54,14 @@ class EchoScorer:
     the number of slots.
     """
 
-    def __init__(self, *, grid_hw: tuple[int, int], temperature: float, window: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        grid_hw: tuple[int, int],
+        temperature: float,
+        window: int | None = None,
+        fused: bool = False,
+    ) -> None:
         height, width = grid_hw
         if height < 1 or width < 1:
             raise ValueError(f"grid_hw must be two numbers >= 1, got {grid_hw}")
@@ -67,6 +75,7 @@ class EchoScorer:
             )
         self._grid_hw = grid_hw
         self._temperature = float(temperature)
+        self._fused = fused
         radius = None if window is None else window // 2
         self._radius = None if radius is None or radius >= max(grid_hw) - 1 else radius
         self._last: torch.Tensor | None = None
@@ -83,7 +92,57 @@ class EchoScorer:
 
         Raises ModelError for tokens that are not finite (or above 1e19, whose squares are not).
         """
+        before = self._cells
+        length, correspondence, echo = self.measure(tokens)
+        self.require_finite(length, first_cell=before)
+        has_past = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        has_past[: max(0, 1 - before)] = False
+        return EchoScores(correspondence=correspondence, echo=echo, has_past=has_past)
+
+    @torch.no_grad()
+    def measure(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(3, T, N) float32 lengths, correspondence and echo of the next cells, nothing waited for and nothing looked at.
+
+        As `score`, for those who look later whether the lengths are finite: `require_finite`.
+        """
         self._check(tokens)
+        cells = len(tokens)
+        if self._fused and tokens.is_cuda:
+            from echoprune.fast import echo_kernels  # noqa: PLC0415 - Triton comes with a CUDA build of torch alone
+
+            found = echo_kernels.scores(
+                tokens,
+                self._last,
+                grid_hw=self._grid_hw,
+                radius=self._radius,
+                temperature=self._temperature,
+                zero=ZERO_NORM,
+            )
+        else:
+            found = self._in_chunks(tokens)
+        if cells:
+            if self._last is None:
+                self._last = tokens[-1].clone()
+            else:
+                # In place: one cell of eight is an eighth of the tokens' memory.
+                self._last.copy_(tokens[-1])
+            self._cells += cells
+        return found
+
+    def require_finite(self, length: torch.Tensor, *, first_cell: int) -> None:
+        """Raises ModelError unless all of `length` (T, N), of the cells from `first_cell` on, are finite."""
+        bad = (~length.isfinite()).nonzero()
+        if len(bad) == 0:
+            return
+        t, place = bad[0].tolist()
+        h, w = divmod(place, self._grid_hw[1])
+        raise ModelError(
+            f"{len(bad)} of {length.numel()} visual tokens are not finite, the first in cell {first_cell + t} at row {h}, "
+            f"column {w}; check the checkpoint, or run the encoder in float32"
+        )
+
+    def _in_chunks(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(3, T, N) lengths, correspondence and echo, by products of one shape each."""
         cells, places, dim = tokens.shape
         pairs = chunk_pairs(places, dim)
         # The CPU has no product of half-precision tokens with a float32 result, and the window none anywhere.
@@ -92,9 +151,7 @@ class EchoScorer:
         chunk = torch.zeros(
             (pairs + 1, places, padded), dtype=tokens.dtype if raw else torch.float32, device=tokens.device
         )
-        correspondence, echo, norm = torch.empty(
-            (3, cells, places), dtype=torch.float32, device=tokens.device
-        )
+        found = torch.empty((3, cells, places), dtype=torch.float32, device=tokens.device)
         done = 0
         with full_float32():
             while done < cells:
@@ -105,19 +162,13 @@ class EchoScorer:
                     chunk[slot, :, :dim] = past
                 used = slice(slot, slot + end - done)
                 chunk[slot + 1 : used.stop + 1, :, :dim] = tokens[done:end]
-                for scores, part in zip((correspondence, echo, norm), self._pairs(chunk), strict=True):
+                for scores, part in zip(found, self._pairs(chunk), strict=True):
                     scores[done:end] = part[used]
                 done = end
-        self._check_finite(norm)
-        has_past = torch.ones(cells, dtype=torch.bool, device=tokens.device)
-        if cells:
-            has_past[0] = self._cells > 0
-            self._last = tokens[-1].clone()
-            self._cells += cells
-        return EchoScores(correspondence=correspondence, echo=echo, has_past=has_past)
+        return found
 
     def _pairs(self, chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(C, N) correspondence, echo and norm of cells 1.. of a chunk (C + 1, N, D), each against the one before."""
+        """(C, N) norm, correspondence and echo of cells 1.. of a chunk (C + 1, N, D), each against the one before."""
         norm = torch.linalg.vector_norm(chunk, dim=-1, dtype=torch.float32)
         scale = torch.where(norm > ZERO_NORM, norm.reciprocal(), 0.0)
         if self._radius is None:
@@ -129,7 +180,7 @@ class EchoScorer:
             similarity = _window_similarity(chunk, scale, grid_hw=self._grid_hw, radius=self._radius)
             correspondence = similarity[len(similarity) // 2]
             echo = _softmax_mean(similarity, dim=0, temperature=self._temperature)
-        return correspondence, echo, norm[1:]
+        return norm[1:], correspondence, echo
 
     def _check(self, tokens: torch.Tensor) -> None:
         height, width = self._grid_hw
@@ -149,17 +200,6 @@ class EchoScorer:
                 f"this segment's cells are {tuple(tokens.shape[1:])} {tokens.dtype} on {tokens.device}, those before "
                 f"it {tuple(last.shape)} {last.dtype} on {last.device}; one scorer takes one video"
             )
-
-    def _check_finite(self, norm: torch.Tensor) -> None:
-        bad = (~norm.isfinite()).nonzero()
-        if len(bad) == 0:
-            return
-        t, place = bad[0].tolist()
-        h, w = divmod(place, self._grid_hw[1])
-        raise ModelError(
-            f"{len(bad)} of {norm.numel()} visual tokens are not finite, the first in cell {self._cells + t} at row {h}, "
-            f"column {w}; check the checkpoint, or run the encoder in float32"
-        )
 
 
 def chunk_pairs(places: int, dim: int) -> int:

@@ -60,7 +60,8 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # False, not the default: that asks on the terminal whether code of the checkpoint may run.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder} has no tokenizer that loads ({reason}); download it again") from error

@@ -6,10 +6,13 @@
     ├── UnanswerableError    one question cannot be asked; it becomes a failed answer         (exit code 3)
     ├── ModelError       the model cannot be loaded, or computes nonsense; the run stops      (exit code 1)
     │   └── UnknownModelError    no checkpoint there, or none of a family that is known       (exit code 2)
+    ├── TooManyFailedError   more items failed than --max-failed lets; the run stops           (exit code 1)
     └── StoreError       the store is damaged, held by another run, or cannot be written      (exit code 1)
         ├── NotAStoreError       the folder holds no store                                    (exit code 2)
         ├── StoreMismatchError   a setting differs from those the store was made with         (exit code 2)
-        └── NoSuchVideoError     no video of that name in the store, or several              (exit code 2)
+        ├── NoSuchVideoError     no video of that name in the store, or several              (exit code 2)
+        ├── StoreUnavailableError    an object store did not answer for as long as was asked (exit code 1)
+        └── LeaseLostError       another run has taken the store over                         (exit code 1)
 
 A message says what happened, the value, what would have been accepted, and the cure, on one line.
 """
@@ -31,7 +34,7 @@ class MediaError(EchoPruneError):
     `stage` is where it happened: "probe", "decode" or "encode". `kind` is a word to group by (the column
     `class` of the failures table), such as "missing", "empty", "unreadable", "not_a_video",
     "no_video_stream", "no_frames", "decode_failed", "damaged", "time_jump", "too_long", "decode_hang",
-    "decoder_died", "decoder_swelled".
+    "decoder_died", "decoder_swelled", "node_out_of_memory", "source_changed", "source_unreachable", "larger_than_cache".
     """
 
     def __init__(self, message: str, *, stage: str, kind: str) -> None:
@@ -56,6 +59,10 @@ class UnknownModelError(ModelError):
     """There is no checkpoint where one was said to be, or it is of a family that has no adapter."""
 
 
+class TooManyFailedError(EchoPruneError):
+    """More videos or questions of a run failed than it was told to bear with."""
+
+
 class StoreError(EchoPruneError):
     """A store cannot be read or written: damaged, or held by another run."""
 
@@ -74,6 +81,14 @@ class NoSuchVideoError(StoreError):
     def __init__(self, message: str, *, several: bool = False) -> None:
         super().__init__(message)
         self.several = several
+
+
+class StoreUnavailableError(StoreError):
+    """An object store did not answer, or refused, until patience was over. Nothing is known to be wrong with the store."""
+
+
+class LeaseLostError(StoreError):
+    """Another run has taken the store over: whoever belongs to this one writes nothing more."""
 
 
 class UnanswerableError(EchoPruneError):

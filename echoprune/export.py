@@ -30,7 +30,7 @@ from echoprune.dtype import codec
 from echoprune.errors import ConfigError
 from echoprune.pool import unpool
 from echoprune.schema import table_schema
-from echoprune.storage import store_errors
+from echoprune.storage import checked_name, store_errors
 from echoprune.store import TokenStore
 from echoprune.store_files import column_values
 
@@ -246,7 +246,7 @@ def _write_npz(store: TokenStore, video: Mapping[str, Any], folder: Path) -> int
     """The number of tokens of one video, written to its file column by column; 0 and no file for a failed one."""
     if video["status"] == "failed":
         return 0
-    path = folder / f"{video['video_id']}.npz"
+    path = folder / f"{checked_name(video['video_id'])}.npz"
     kept, cells, dim = video["kept"], video["cells"], store.settings.dim
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         _entry(archive, "uri", iter([np.array(video["uri"])]), np.array(video["uri"]).dtype, ())

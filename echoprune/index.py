@@ -1,6 +1,7 @@
 """From the frames of one video to its kept tokens: encode, round, score, select, in bounded memory.
 
     Frames --encode--> TokenGrid --round to the store's dtype--> echo --> running top-K (spilled) --> IndexedVideo
+    '------------------- segment.py -------------------------'
 
 A plain function over an iterable of segments: a unit test, a laptop and a Ray actor run the same code. Where the
 frames come from (this process, or decode actors) is not known here. Nothing here writes to a store.
@@ -9,6 +10,7 @@ frames come from (this process, or decode actors) is not known here. Nothing her
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,18 +20,18 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from echoprune.data import EchoScores, Frames, TimeGrid, TokenGrid
+from echoprune.data import Frames, TimeGrid
 from echoprune.decode import decode
-from echoprune.dtype import Codec, codec, encode_rows, read_back
-from echoprune.echo import EchoScorer
-from echoprune.errors import MediaError, ModelError
+from echoprune.errors import MediaError
 from echoprune.models.encoder import Encoder
 from echoprune.opening import open_source
-from echoprune.pool import pool_cells
 from echoprune.prune import Keep, anchor_cells
 from echoprune.sample import Sampling, parse_fps
 from echoprune.schema import StoreSettings
+from echoprune.segment import Begun, Segments, Settled
+from echoprune.sources import Source
 from echoprune.spill import SpilledColumn
+from echoprune.staging import local_copy
 from echoprune.topk import Selection, TopK
 
 
@@ -103,6 +105,7 @@ def index_segments(
     encoder: Encoder,
     settings: StoreSettings,
     spill_dir: Path,
+    ahead: int | None = None,
 ) -> Generator[int, None, IndexedVideo]:
     """Yields the number of cells done after each segment; returns the IndexedVideo (use `yield from`).
 
@@ -110,21 +113,19 @@ def index_segments(
     A MediaError raised by `segments` after at least one cell ends the video there (`.error`); before the first
     cell it propagates. Frames that the decoder patched are stored, and are an `.error` of kind "damaged" if there is
     no other. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
-    that were encoded, so a video that breaks off keeps the ratio that was asked for.
+    that were encoded, so a video that breaks off keeps the ratio that was asked for. `ahead`: segments that the encoder
+    may have been asked for before tokens of the one before are chosen; None: one on a GPU, which then is never idle, and
+    none elsewhere, where it would take memory alone. What is kept does not depend on it.
     """
     keep = Keep.parse(settings.keep)
-    encoding = codec(settings.dtype)
-    scorer = EchoScorer(grid_hw=grid.grid_hw, temperature=settings.temperature, window=settings.window)
-    anchor = anchor_cells(grid.cell_times_s, settings.anchor_every_s)
-    novelties: list[npt.NDArray[np.float32]] = []
-    radii: list[npt.NDArray[np.float32]] = []
+    ahead = int(encoder.device.type == "cuda") if ahead is None else ahead
+    segment = Segments(encoder, settings, grid)
     decoders: set[str] = set()
     damaged: list[tuple[int, int, int]] = []  # first cell, stop cell, frames
+    begun: deque[Begun] = deque()
     done, stopped = 0, None
     with ExitStack() as files:
-        capacity = keep.budget(grid.cells, grid.tokens_per_cell)
-        topk = files.enter_context(TopK(capacity=capacity, spill_dir=spill_dir))
-        pooled = files.enter_context(SpilledColumn(spill_dir, 2 * settings.dim))
+        choice = _Choice(grid, keep, settings, spill_dir, files)
         source = iter(segments)
         while True:
             try:
@@ -138,46 +139,64 @@ def index_segments(
                 break
             if frames.first_cell != done:
                 raise RuntimeError(f"segment starts at cell {frames.first_cell}, expected {done}")
-            tokens, scores = _encode(frames, encoder=encoder, encoding=encoding, scorer=scorer)
-            flat = tokens.flat
-            rows = encode_rows(
-                flat.flatten(0, 1),
-                settings,
-                correspondence=scores.correspondence.flatten(),
-                echo=scores.echo.flatten(),
-                deepstack=None if tokens.deepstack is None else tokens.deepstack.flatten(1, 3),
-            )
-            novelty = scores.novelty.cpu().numpy()
-            pinned = np.repeat(anchor[done : done + frames.cells], grid.tokens_per_cell)
-            topk.push(novelty.reshape(-1), rows, pinned)
-            novelties.append(novelty.mean(axis=1))
-            # The radius bounds the tokens as they are read back; int8 is quantised after scoring.
-            vectors, radius = pool_cells(flat if not encoding.scaled else read_back(flat, encoding))
-            pooled.append(vectors)
-            radii.append(radius)
+            begun.append(segment.begin(frames))
+            if len(begun) > ahead:
+                choice.push(segment.settle(begun.popleft()))
             decoders.add(frames.decoder)
             done += frames.cells
             damaged.append((frames.first_cell, done, frames.damaged))
             yield done
+        while begun:
+            choice.push(segment.settle(begun.popleft()))
         if done == 0:
             raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
-        selection = topk.finish(keep.budget(done, grid.tokens_per_cell))
-        kept = np.bincount(selection.indices // grid.tokens_per_cell, minlength=done).astype(np.int32)
-        times = grid.cell_times_s
-        columns = CellColumns(
-            time_s=times[:done],
-            end_s=np.append(times[1:], grid.end_s)[:done],
-            pts_s=grid.cell_pts[:done].astype(np.float64) * time_base_s,
-            anchor=anchor[:done],
-            kept=kept,
-            mean_novelty=np.concatenate(novelties),
-            pooled=pooled,
-            radius=np.concatenate(radii),
-        )
+        selection = choice.topk.finish(keep.budget(done, grid.tokens_per_cell))
+        columns = choice.columns(selection, time_base_s=time_base_s)
         found = "+".join(sorted(decoders))
         # From here on the files are the result's to close.
         stopped = stopped or _damage(damaged, grid)
         return IndexedVideo(grid, columns, selection, done, found, stopped, files.pop_all())
+
+
+class _Choice:
+    """What has been chosen of a video so far, and the columns of its cells."""
+
+    def __init__(
+        self, grid: TimeGrid, keep: Keep, settings: StoreSettings, spill_dir: Path, files: ExitStack
+    ) -> None:
+        capacity = keep.budget(grid.cells, grid.tokens_per_cell)
+        self.topk = files.enter_context(TopK(capacity=capacity, spill_dir=spill_dir))
+        self._pooled = files.enter_context(SpilledColumn(spill_dir, 2 * settings.dim))
+        self._grid = grid
+        self._anchor = anchor_cells(grid.cell_times_s, settings.anchor_every_s)
+        self._novelties: list[npt.NDArray[np.float32]] = []
+        self._radii: list[npt.NDArray[np.float32]] = []
+        self._cells = 0
+
+    def push(self, segment: Settled) -> None:
+        """Takes in the next segment."""
+        cells = len(segment.novelty)
+        pinned = np.repeat(self._anchor[self._cells : self._cells + cells], self._grid.tokens_per_cell)
+        self.topk.push(segment.rank.reshape(-1), segment.rows, pinned)
+        self._novelties.append(segment.novelty.mean(axis=1))
+        self._pooled.append(segment.pooled)
+        self._radii.append(segment.radius)
+        self._cells += cells
+
+    def columns(self, selection: Selection, *, time_base_s: float) -> CellColumns:
+        """The columns of all cells, of whose tokens `selection` was kept."""
+        done, grid, times = self._cells, self._grid, self._grid.cell_times_s
+        kept = np.bincount(selection.indices // grid.tokens_per_cell, minlength=done).astype(np.int32)
+        return CellColumns(
+            time_s=times[:done],
+            end_s=np.append(times[1:], grid.end_s)[:done],
+            pts_s=grid.cell_pts[:done].astype(np.float64) * time_base_s,
+            anchor=self._anchor[:done],
+            kept=kept,
+            mean_novelty=np.concatenate(self._novelties),
+            pooled=self._pooled,
+            radius=np.concatenate(self._radii),
+        )
 
 
 def _damage(segments: Sequence[tuple[int, int, int]], grid: TimeGrid) -> MediaError | None:
@@ -193,19 +212,6 @@ def _damage(segments: Sequence[tuple[int, int, int]], grid: TimeGrid) -> MediaEr
         f"{end_s:.1f} s; pictures there may be smeared, copy or convert the file again"
     )
     return MediaError(message, stage="decode", kind="damaged")
-
-
-def _encode(
-    frames: Frames, *, encoder: Encoder, encoding: Codec, scorer: EchoScorer
-) -> tuple[TokenGrid, EchoScores]:
-    """Tokens rounded to the store's dtype, and the scores of those rounded tokens: what is stored explains itself."""
-    try:
-        encoded = encoder.encode(frames)
-        rounded = TokenGrid(encoding.rounded(encoded.tokens), encoded.deepstack)
-        return rounded, scorer.score(rounded.flat)
-    except ModelError as error:
-        # Values that are not finite are this video's failure, not the run's.
-        raise MediaError(str(error), stage="encode", kind="not_finite") from error
 
 
 def sampling_of(settings: StoreSettings) -> Sampling:
@@ -238,17 +244,22 @@ def index_video(
     Raises MediaError when the video cannot be read at all; one that breaks off, or is shorter than it claims, has
     `.error` set.
     """
-    opened = open_source(
-        uri, sampling_of(settings), sizes=encoder.layout, segment_cells=settings.segment_cells
-    )
-    indexed = drain(
-        index_segments(
-            decode(opened.info, opened.grid, decoder=decoder, resample=encoder.layout.resample),
-            grid=opened.grid,
-            time_base_s=float(opened.info.time_base),
-            encoder=encoder,
-            settings=settings,
-            spill_dir=spill_dir or Path(tempfile.gettempdir()),
+    with local_copy(Source(uri)) as path:
+        opened = open_source(
+            uri,
+            sampling_of(settings),
+            sizes=encoder.layout,
+            segment_cells=settings.segment_cells,
+            path=path,
         )
-    )
+        indexed = drain(
+            index_segments(
+                decode(opened.info, opened.grid, decoder=decoder, resample=encoder.layout.resample),
+                grid=opened.grid,
+                time_base_s=float(opened.info.time_base),
+                encoder=encoder,
+                settings=settings,
+                spill_dir=spill_dir or Path(tempfile.gettempdir()),
+            )
+        )
     return replace(indexed, error=indexed.error or opened.error)

@@ -17,7 +17,8 @@ from echoprune.errors import StoreError
 from echoprune.index import sampling_of
 from echoprune.opening import open_source
 from echoprune.picture import draw_video
-from echoprune.sources import content_id
+from echoprune.sources import Source, content_id
+from echoprune.staging import local_copy
 from echoprune.store import TokenStore
 
 
@@ -88,7 +89,15 @@ def draw_view(store: TokenStore, view: VideoView, path: str | os.PathLike[str], 
     and MediaError when it cannot be read.
     """
     row = view.row
-    if content_id(row["uri"]) != row["content_id"]:
+    with local_copy(Source(row["uri"], row.get("size_bytes"), row.get("etag"))) as copied:
+        _draw(store, view, path, copied=copied, shown=shown)
+
+
+def _draw(
+    store: TokenStore, view: VideoView, path: str | os.PathLike[str], *, copied: str, shown: int
+) -> None:
+    row = view.row
+    if content_id(copied or row["uri"]) != row["content_id"]:
         raise StoreError(
             f"{row['uri']} is not the file that was indexed: its content differs; index it into another store"
         )
@@ -100,6 +109,7 @@ def draw_view(store: TokenStore, view: VideoView, path: str | os.PathLike[str], 
         sampling_of(store.settings),
         sizes=sizes,
         segment_cells=store.settings.segment_cells,
+        path=copied,
     )
     info, grid = opened.info, opened.grid
     if grid.cells < row["cells"] or not np.array_equal(grid.cell_times_s[: row["cells"]], view.times_s):

@@ -14,11 +14,13 @@ import os
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 
-from echoprune.errors import StoreError
+from echoprune.backoff import hurried
+from echoprune.errors import EchoPruneError, LeaseLostError, StoreError
 from echoprune.storage import Storage
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ _FOLDER = "lease"
 HEARTBEAT_S = 5.0
 # Six missed heartbeats: a put of 1 GiB to a slow disk must not look like death.
 STALE_AFTER_S = 30.0
+# What a run that breaks or is interrupted may take for its report, and then for giving the lease back, where S3 is away.
+PARTING_S = 5.0
+# Store, epoch and run of leases that ended in this process, whatever their files say.
+_ENDED: set[tuple[str, int, str]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +62,18 @@ class Holder:
 
 @dataclass
 class Lease:
-    """A held lease. Use as a context manager: heartbeats on entry, released on exit."""
+    """A held lease. Use as a context manager: heartbeats on entry, released on exit.
+
+    `took_over`: the holder before had not given it back, so that writers of its may live on.
+    """
 
     storage: Storage
     epoch: int
     holder: Holder
+    took_over: bool = False
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
+    _moving: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def acquire(
@@ -86,7 +97,7 @@ class Lease:
             if storage.create_exclusive(_name(epoch + 1), _encode(mine)):
                 if current_epoch(storage) == epoch + 1:
                     _remove_older(storage, epoch + 1)
-                    return cls(storage, epoch + 1, mine)
+                    return cls(storage, epoch + 1, mine, took_over=holder is not None and not holder.released)
                 storage.remove(_name(epoch + 1))
 
     def start(self) -> None:
@@ -95,21 +106,42 @@ class Lease:
         self._thread.start()
 
     def heartbeat(self) -> None:
-        """Show that this process lives. Raises StoreError if another run has taken the lease."""
-        check(self.storage, self.epoch)
+        """Show that this process lives. Raises LeaseLostError if another run has taken the lease."""
+        with self._moving:
+            check(self.storage, self.epoch)
+            self._beat()
+            self.storage.write_bytes(_name(self.epoch), _encode(self.holder))
+
+    def renew(self) -> None:
+        """Go on under the next epoch: who still writes under this one puts nothing more. LeaseLostError if another run has it."""
+        with self._moving:
+            self._beat()
+            while not self.storage.create_exclusive(_name(self.epoch + 1), _encode(self.holder)):
+                check(self.storage, self.epoch)
+            self.epoch += 1
+            _remove_older(self.storage, self.epoch)
+
+    def _beat(self) -> None:
         self.holder = replace(self.holder, beats=self.holder.beats + 1, heartbeat_at=time.time())
-        self.storage.write_bytes(_name(self.epoch), _encode(self.holder))
 
     def release(self) -> None:
-        """Stop heartbeats and let the next run follow at once; nothing happens if the lease moved on."""
+        """Stop heartbeats and let the next run follow at once; nothing happens if the lease moved on.
+
+        Where the file cannot be written (a full disk) the lease ends with the process, elsewhere with the heartbeats.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if current_epoch(self.storage) == self.epoch:
-            # The file stays: epochs must never start again at 1, or an old actor's check would pass.
-            self.holder = replace(self.holder, released=True)
-            self.storage.write_bytes(_name(self.epoch), _encode(self.holder))
+        _ENDED.add((self.storage.url, self.epoch, self.holder.run_id))
+        try:
+            if current_epoch(self.storage) == self.epoch:
+                # The file stays: epochs must never start again at 1, or an old actor's check would pass.
+                self.holder = replace(self.holder, released=True)
+                self.storage.write_bytes(_name(self.epoch), _encode(self.holder))
+        except EchoPruneError as error:
+            # Not raised: it would hide what ended the run, or make a failure of a run that is complete.
+            _LOG.warning("the lease on %s could not be given back: %s", self.storage.url, error)
 
     def __enter__(self) -> Lease:
         self.start()
@@ -118,14 +150,17 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        # Who interrupts a run while its store is out of reach must not wait for it: the lease ends with the process anyway.
+        with hurried(PARTING_S) if error else nullcontext():
+            self.release()
 
     def _beat_until_stopped(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 self.heartbeat()
-            except StoreError as error:
-                # Actors check the epoch themselves; a heartbeat that fails once may pass the next time.
+            except EchoPruneError as error:
+                # Actors check the epoch themselves; a heartbeat that fails once may pass the next time, also one for which
+                # a role's credentials could not be had, which is a ConfigError.
                 _LOG.warning("no heartbeat on %s: %s", self.storage.url, error)
 
 
@@ -135,10 +170,10 @@ def current_epoch(storage: Storage) -> int:
 
 
 def check(storage: Storage, epoch: int) -> None:
-    """Raise StoreError if the lease of `epoch` is no longer the newest. To be called before each put."""
+    """Raise LeaseLostError if the lease of `epoch` is no longer the newest. To be called before each put."""
     now = current_epoch(storage)
     if now != epoch:
-        raise StoreError(
+        raise LeaseLostError(
             f"another run took over {storage.url} (lease epoch {now}, this run has {epoch}): "
             "let that run finish, then run again"
         )
@@ -151,7 +186,8 @@ def _wait_until_free(
     if holder.released:
         return
     if holder.machine == _machine() and holder.host == socket.gethostname():
-        if _process_start(holder.pid) == holder.process_start:
+        ended = (storage.url, epoch, holder.run_id) in _ENDED
+        if _process_start(holder.pid) == holder.process_start and not ended:
             raise _held(storage, holder, option)
         return
     deadline = time.monotonic() + stale_after_s

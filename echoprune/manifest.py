@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,6 +13,8 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from echoprune.errors import ConfigError
+from echoprune.open_text import open_text
+from echoprune.s3_options import S3Options
 
 MANIFEST_SUFFIXES = frozenset((".txt", ".jsonl", ".csv", ".parquet"))
 
@@ -22,20 +24,23 @@ _MAX_SIZE_BYTES = 2**42
 _log = logging.getLogger(__name__)
 
 
-def read_manifest(path: str) -> list[tuple[str, int | None, str | None]]:
+def read_manifest(path: str, *, s3: S3Options | None = None) -> list[tuple[str, int | None, str | None]]:
     """(uri, size_bytes, etag) of each row of a manifest, in its order; size and etag None where not given.
+
+    `path`: of a local file, or an s3:// URL, reached as `s3` says.
 
     `.jsonl`, `.csv` and `.parquet` have a column `uri` and perhaps `size_bytes` and `etag`; any other file has one
     uri a line, in UTF-8 with or without a mark at the start, and # starts a comment. Rows without a uri are left out
     with a warning. Raises ConfigError for a file that cannot be read, or holds anything else in these columns.
     """
-    readers: dict[str, Callable[[str], pa.Table]] = {
+    readers: dict[str, Callable[[BinaryIO], pa.Table]] = {
         ".csv": _read_csv,
         ".jsonl": pyarrow.json.read_json,
         ".parquet": pq.read_table,
     }
     try:
-        table = readers.get(Path(path).suffix.lower(), _read_text)(path)
+        with open_text(path, s3=s3) as file:
+            table = readers.get(Path(path).suffix.lower(), _read_text)(file)
         uris = _column(table, "uri", pa.string())
         sizes = _column(table, "size_bytes", pa.int64())
         etags = _column(table, "etag", pa.string())
@@ -57,14 +62,14 @@ def read_manifest(path: str) -> list[tuple[str, int | None, str | None]]:
     return rows
 
 
-def _read_csv(path: str) -> pa.Table:
+def _read_csv(file: BinaryIO) -> pa.Table:
     # Left to guess, pyarrow would read the names 007 and 1e3 as numbers.
     texts = pyarrow.csv.ConvertOptions(column_types={"uri": pa.string(), "etag": pa.string()})
-    return pyarrow.csv.read_csv(path, convert_options=texts)
+    return pyarrow.csv.read_csv(file, convert_options=texts)
 
 
-def _read_text(path: str) -> pa.Table:
-    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n"))
+def _read_text(file: BinaryIO) -> pa.Table:
+    lines = (line.strip() for line in file.read().decode("utf-8-sig").replace("\r", "\n").split("\n"))
     return pa.table({"uri": pa.array([line for line in lines if line and line[0] != "#"], pa.string())})
 
 

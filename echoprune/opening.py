@@ -39,9 +39,9 @@ class Opened:
         return MediaError(f"{self.info.uri}: {self.info.incomplete}", stage="probe", kind=kind)
 
 
-def open_source(uri: str, sampling: Sampling, *, sizes: Sizes, segment_cells: int) -> Opened:
-    """The Opened video at `uri`. Raises MediaError (stage "probe")."""
-    info = scan_video(uri)
+def open_source(uri: str, sampling: Sampling, *, sizes: Sizes, segment_cells: int, path: str = "") -> Opened:
+    """The Opened video at `uri`, or at `path` if its file lies elsewhere. Raises MediaError (stage "probe")."""
+    info = scan_video(uri, path=path)
     frame_hw = sizes.frame_hw(info.height, info.width)
     grid = time_grid(
         info,
@@ -51,4 +51,4 @@ def open_source(uri: str, sampling: Sampling, *, sizes: Sizes, segment_cells: in
         cell_frames=sizes.cell_frames,
         segment_cells=segment_cells,
     )
-    return Opened(info, grid, content_id(uri))
+    return Opened(info, grid, content_id(path or uri))

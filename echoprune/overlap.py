@@ -15,13 +15,17 @@ import torch
 
 from echoprune.answer import require_fit
 from echoprune.answer_settings import AnswerSettings
-from echoprune.choose import Chosen, Stored
+from echoprune.change import rank
+from echoprune.choose import Chosen
 from echoprune.errors import ConfigError, UnanswerableError
 from echoprune.models.answerer import Answerer
+from echoprune.policies import POLICIES, policy
 from echoprune.prepare import Prepared, Scored, choose_for, open_video, score, with_tokens
 from echoprune.prune import Keep, select
 from echoprune.question import Question
+from echoprune.schema import CHANGE
 from echoprune.store import TokenStore
+from echoprune.stored import Stored
 from echoprune.stored_video import StoredVideo
 
 Z_95 = 1.96
@@ -65,17 +69,14 @@ def measure(
     answerer: Answerer,
     settings: AnswerSettings,
     keeps: Sequence[str],
+    rank_by: str = CHANGE,
 ) -> Iterator[Overlap]:
-    """For each question one Overlap a ratio of `keeps`, in their order.
+    """For each question one Overlap a ratio of `keeps`, in their order; `rank_by`: as of the index.
 
-    Raises ConfigError for a store that is not lossless, or where `keeps` are not ratios or numbers per cell.
+    Raises ConfigError as `require_comparable`, or where `keeps` are not ratios or numbers per cell.
     """
     require_fit(store, answerer)
-    if store.settings.keep != "all":
-        raise ConfigError(
-            f"the store was made with --keep {store.settings.keep}: what it dropped cannot be compared; index again with "
-            "--keep all"
-        )
+    require_comparable(store, settings)
     parsed = [Keep.parse(keep) for keep in keeps]
     if not parsed or Keep() in parsed:
         raise ConfigError(f"--keeps is {', '.join(keeps) or 'empty'!r}; give ratios such as 0.5,0.25,0.1")
@@ -90,19 +91,34 @@ def measure(
         except UnanswerableError as error:
             yield from (Overlap(question.question_id, str(keep), error=str(error)) for keep in parsed)
             continue
-        yield from _compared(scored, exact, parsed, answerer=answerer, settings=settings)
+        yield from _compared(scored, exact, parsed, rank_by=rank_by, answerer=answerer, settings=settings)
 
 
-def pruned(scored: Scored, keep: Keep) -> tuple[torch.Tensor, Stored]:
-    """Indices into `scored.stored`, and the Stored that an index with `keep` would have left of them.
+def require_comparable(store: TokenStore, settings: AnswerSettings) -> None:
+    """Raises ConfigError for a store that is not lossless, or a policy that takes no other."""
+    if policy(settings.policy).needs_all:
+        others = ", ".join(name for name, each in POLICIES.items() if not each.needs_all)
+        raise ConfigError(
+            f"--policy {settings.policy} takes no pruned store, so that there is nothing to compare: give one of {others}"
+        )
+    if store.settings.keep != "all":
+        raise ConfigError(
+            f"the store was made with --keep {store.settings.keep}: what it dropped cannot be compared; index again with "
+            "--keep all"
+        )
+
+
+def pruned(scored: Scored, keep: Keep, *, rank_by: str) -> tuple[torch.Tensor, Stored]:
+    """Indices into `scored.stored`, and the Stored that an index with `keep` and `rank_by` would have left of them.
 
     The rule is the index's: over the whole video, first cell and anchors whole and not counted.
     """
     view, video = scored.view, scored.video
-    novelty, pinned = video.novelty
-    cells = len(novelty)
+    correspondence, echo, pinned = video.lossless
+    cells = len(correspondence)
     budget = keep.budget(cells, view.tokens_per_cell)
-    flat, free = novelty.flatten(), pinned[:, None].expand_as(novelty).flatten()
+    flat = rank(correspondence, echo, by=rank_by).flatten()
+    free = pinned[:, None].expand_as(correspondence).flatten()
     held = select(flat, ~free, budget=budget or 0, cells=cells, first="free")
     left = torch.ones(len(flat), dtype=torch.bool)
     left[held] = False
@@ -116,12 +132,19 @@ def pruned(scored: Scored, keep: Keep) -> tuple[torch.Tensor, Stored]:
         correspondence=whole.correspondence[index],
         echo=whole.echo[index],
         highest_dropped=dropped,
+        rank_by=rank_by,
     )
     return index, stored
 
 
 def _compared(
-    scored: Scored, exact: Chosen, keeps: Sequence[Keep], *, answerer: Answerer, settings: AnswerSettings
+    scored: Scored,
+    exact: Chosen,
+    keeps: Sequence[Keep],
+    *,
+    rank_by: str,
+    answerer: Answerer,
+    settings: AnswerSettings,
 ) -> Iterator[Overlap]:
     question = scored.answer.question
     best = with_tokens(scored, exact, answerer=answerer)
@@ -131,7 +154,7 @@ def _compared(
     if scored.query is not None:
         reach = scored.video.reach(scored.view, scored.query, reduce=settings.relevance)
     for keep in keeps:
-        index, stored = pruned(scored, keep)
+        index, stored = pruned(scored, keep, rank_by=rank_by)
         if len(index) == 0:
             yield Overlap(question.question_id, str(keep), error="nothing would be stored of this range")
             continue

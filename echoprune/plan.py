@@ -1,8 +1,8 @@
 """The plan: the archive's frozen list of videos, cut into shards.
 
 A shard is a list of whole videos, of about equal cost, with an id that is a hash of its content. The plan only
-grows: videos that were not in it become a new part. Which videos there are is found in sources.py; which
-shards are done is said by receipts.
+grows: videos that were not in it become a new part; rows of forgotten ones (forgotten.py) are passed over. Which videos
+there are is found in sources.py; which shards are done is said by receipts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echoprune.errors import StoreError
+from echoprune.forgotten import read_forgotten
 from echoprune.schema import plan_schema
 from echoprune.sources import Source, content_id, list_sources, video_id
 from echoprune.storage import Storage
@@ -34,6 +36,7 @@ __all__ = [
     "load_plan",
     "make_shards",
     "pending",
+    "plan_problems",
     "video_id",
 ]
 
@@ -43,10 +46,16 @@ _FOLDER = "plan"
 
 @dataclass(frozen=True)
 class Shard:
-    """Whole videos that are indexed and committed together. `shard_id`: 16 hex digits of its uris and sizes."""
+    """Whole videos that are indexed and committed together. `shard_id`: 16 hex digits of its uris and sizes.
+
+    `redo`: ids of the videos to be indexed again of a shard that is committed; the others are copied. Empty: it is not
+    committed yet, and all are indexed. `receipt`: the name of the receipt of a committed one.
+    """
 
     shard_id: str
     sources: tuple[Source, ...] = field(repr=False)
+    redo: frozenset[str] = field(default=frozenset(), repr=False)
+    receipt: str = ""
 
     @property
     def video_ids(self) -> tuple[str, ...]:
@@ -58,12 +67,23 @@ class Shard:
         """The bytes of its videos as far as they are known."""
         return sum(source.size_bytes or 0 for source in self.sources)
 
+    @property
+    def todo(self) -> tuple[Source, ...]:
+        """Those of its videos that are to be indexed."""
+        return (
+            tuple(each for each in self.sources if each.video_id in self.redo) if self.redo else self.sources
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All parts of a store's plan as one table of `plan_schema`, shard after shard, in the order of planning."""
+    """All parts of a store's plan as one table of `plan_schema`, shard after shard, in the order of planning.
+
+    `forgotten`: the rows of the parts that count no longer, and are not in `table`.
+    """
 
     table: pa.Table = field(repr=False)
+    forgotten: pa.Table = field(repr=False, default_factory=lambda: plan_schema().empty_table())
 
     def __len__(self) -> int:
         """How many videos."""
@@ -139,39 +159,68 @@ def load_plan(storage: Storage) -> Plan:
     parts = []
     for name in _parts(storage):
         try:
-            with storage.open_input(name) as file:
-                parts.append(pq.read_table(file, schema=plan_schema()))
-        except (pa.ArrowException, OSError) as error:
+            parts.append(_read(storage, name))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise StoreError(
                 f"plan part {storage.url_of(name)} is damaged ({reason}): use another --store"
             ) from error
-    return Plan(pa.concat_tables(parts) if parts else plan_schema().empty_table())
+    table = pa.concat_tables(parts) if parts else plan_schema().empty_table()
+    tombstones = read_forgotten(storage)
+    if not tombstones:
+        return Plan(table)
+    keys = pc.binary_join_element_wise(table["shard_id"], table["video_id"], "/")
+    gone = pc.is_in(keys, value_set=pa.array(["/".join(each) for each in tombstones], pa.string()))
+    return Plan(table.filter(pc.invert(gone)), table.filter(gone))
 
 
 def extend_plan(
-    storage: Storage, sources: Sequence[Source], *, shard_bytes: int, shard_videos: int, min_shards: int = 1
+    storage: Storage,
+    sources: Sequence[Source],
+    *,
+    shard_bytes: int,
+    shard_videos: int,
+    min_shards: int = 1,
+    bring_back: bool = False,
 ) -> list[Shard]:
     """The shards of those sources that the plan does not hold yet, written as its next part; [] if there are none.
 
     Cut as by `make_shards`. Parts are never rewritten. A source whose size or etag differs from the plan is not indexed again (its
-    id is its uri); how many there are is logged. Raises StoreError if another process planned meanwhile.
+    id is its uri); how many there are is logged. Neither is a forgotten one, unless `bring_back` says so. Raises StoreError
+    if another process planned meanwhile.
     """
-    planned = load_plan(storage).table
+    plan = load_plan(storage)
+    planned = plan.table
     columns = (planned[name].to_pylist() for name in ("uri", "size_bytes", "etag"))
     before = {uri: (size, etag) for uri, size, etag in zip(*columns, strict=True)}
     changed = sum(before.get(s.uri, s[1:]) != s[1:] for s in sources)
     if changed:
-        _LOG.warning("%d files changed since they were planned and are not indexed again", changed)
+        _LOG.warning(
+            "%d files changed since they were planned and are not indexed again: `echoprune status --sources` names them",
+            changed,
+        )
     fresh = {source.uri: source for source in sources if source.uri not in before}
+    forgotten = set(plan.forgotten["uri"].to_pylist()) & set(fresh)
+    if forgotten and not bring_back:
+        _LOG.warning(
+            "%d videos were forgotten and are not indexed again: --bring-back does so", len(forgotten)
+        )
+        fresh = {uri: source for uri, source in fresh.items() if uri not in forgotten}
     shards = make_shards(
         list(fresh.values()), shard_bytes=shard_bytes, shard_videos=shard_videos, min_shards=min_shards
     )
     if not shards:
         return []
-    name = f"{_FOLDER}/part-{len(_parts(storage)):04d}.parquet"
+    name = _part(len(_parts(storage)))
+    # Videos that are brought back may make up a shard that there was: its id has a receipt and tombstones.
+    used = set(plan.forgotten["shard_id"].to_pylist())
+    shards = [
+        replace(shard, shard_id=_shard_id(shard.sources, salt=name)) if shard.shard_id in used else shard
+        for shard in shards
+    ]
     sink = pa.BufferOutputStream()
-    pq.write_table(_table(shards), sink, compression="zstd")
+    # Without statistics: nobody reads them, and damage to them would be seen by nobody.
+    pq.write_table(_table(shards), sink, compression="zstd", write_page_checksum=True, write_statistics=False)
     if not storage.create_exclusive(name, sink.getvalue().to_pybytes()):
         raise StoreError(f"{storage.url_of(name)} was written by another run: let it finish, then run again")
     return shards
@@ -182,14 +231,47 @@ def pending(plan: Plan, receipts: Collection[str]) -> list[Shard]:
     return plan.shards(skip=receipts)
 
 
+def plan_problems(storage: Storage) -> Iterator[str]:
+    """A line for each part that is missing, and for each shard whose videos are not those that its id was made of.
+
+    Raises StoreError for a part that is damaged.
+    """
+    names = _parts(storage)
+    missing = [part for part in map(_part, range(len(names))) if part not in names]
+    yield from (f"{part} is missing, and other parts of the plan are there: restore it" for part in missing)
+    for name in names:
+        table = _read(storage, name)
+        ids = iter(table["video_id"].to_pylist())
+        for shard in Plan(table).shards():
+            made_of = [_shard_id(shard.sources, salt=salt) for salt in ("", name)]
+            if [next(ids) for _ in shard.sources] != list(shard.video_ids) or shard.shard_id not in made_of:
+                yield f"{name}: shard {shard.shard_id} has other videos than it was planned with: restore that part"
+
+
+def _read(storage: Storage, name: str) -> pa.Table:
+    with storage.open_input(name) as file:
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    if not table.schema.equals(plan_schema(), check_metadata=True):
+        raise pa.ArrowInvalid("its columns or metadata are not those of a plan")
+    return table
+
+
+def _part(number: int) -> str:
+    return f"{_FOLDER}/part-{number:04d}.parquet"
+
+
 def _parts(storage: Storage) -> list[str]:
     return [name for name in storage.names(_FOLDER) if name.endswith(".parquet")]
 
 
 def _shard(members: Iterable[Source]) -> Shard:
     sources = tuple(members)
+    return Shard(_shard_id(sources), sources)
+
+
+def _shard_id(sources: Sequence[Source], *, salt: str = "") -> str:
     text = json.dumps([[source.uri, source.size_bytes, source.etag] for source in sources])
-    return Shard(hashlib.sha256(text.encode()).hexdigest()[:16], sources)
+    return hashlib.sha256((text + salt).encode()).hexdigest()[:16]
 
 
 def _sources(rows: pa.Table) -> tuple[Source, ...]:

@@ -15,6 +15,8 @@ from echoprune.dtype import codec
 # Cells are worked on in batches of about this much float64: 450 cells of 256 x 3,584 a second on 2 cores, and half
 # of that with 64 MB, which no cache holds.
 _BATCH_BYTES = 16 << 20
+# On a GPU starting the 32 kernels of a batch takes longer than running them: eight cells of 1,024 tokens in one.
+_GPU_BATCH_BYTES = 256 << 20
 # A float64 sum of D products of unit vectors is off by at most D x 1.2e-16, whatever the order; three of them enter.
 _ROUNDING = 1e-15
 
@@ -27,10 +29,17 @@ def pool_cells(tokens: torch.Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray
     to 2^-8). The radius is the greatest distance from it, as stored, to a normalised token, rounded upward.
     A zero token counts as the zero vector; a cell whose mean is zero has the zero vector.
     """
+    pooled, radius = pool(tokens)
+    return stored_pool(pooled.cpu(), radius.cpu())
+
+
+def pool(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors (T, D) bfloat16 and radii (T,) float64, not rounded upward yet, on the tokens' device; see `pool_cells`."""
     cells, count, dim = tokens.shape
     pooled = torch.empty((cells, dim), dtype=torch.bfloat16, device=tokens.device)
     radius = torch.empty(cells, dtype=torch.float64, device=tokens.device)
-    step = max(1, _BATCH_BYTES // (8 * count * dim))
+    batch_bytes = _BATCH_BYTES if tokens.device.type == "cpu" else _GPU_BATCH_BYTES
+    step = max(1, batch_bytes // (8 * count * dim))
     for start in range(0, cells, step):
         # In float64 |v^ - p|^2 = |v^|^2 - 2 v^ . p + |p|^2 loses nothing that matters to cancellation, and takes
         # two products instead of four passes over the tokens.
@@ -44,8 +53,15 @@ def pool_cells(tokens: torch.Tensor) -> tuple[npt.NDArray[np.uint8], npt.NDArray
         squared = (norm > 0).double() - 2 * similarity + stored.double().square().sum(dim=-1, keepdim=True)
         pooled[start : start + step] = stored
         radius[start : start + step] = (squared.amax(dim=1).clamp(min=0) + _ROUNDING * dim).sqrt()
-    upper = np.nextafter(radius.cpu().numpy().astype(np.float32), np.float32(np.inf))
-    return pooled.cpu().view(torch.uint8).numpy().reshape(cells, 2 * dim), upper
+    return pooled, radius
+
+
+def stored_pool(
+    pooled: torch.Tensor, radius: torch.Tensor
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """What `pool` found, now on the CPU, as `pool_cells` gives it."""
+    upper = np.nextafter(radius.numpy().astype(np.float32), np.float32(np.inf))
+    return pooled.view(torch.uint8).numpy().reshape(len(pooled), 2 * pooled.shape[1]), upper
 
 
 def unpool(pooled: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -7,19 +7,24 @@ What cannot be asked is told apart by the class of an UnanswerableError, which b
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from echoprune.answer_settings import AnswerSettings
-from echoprune.choose import Budget, Chosen, Stored, choose
+from echoprune.change import change
+from echoprune.choose import Budget, Chosen, choose
 from echoprune.errors import ConfigError, NoSuchVideoError, UnanswerableError
 from echoprune.evidence import cell_mass, moments
 from echoprune.models.answerer import Answerer
 from echoprune.models.prompt import Prompt, Skeleton
+from echoprune.policies import Candidates, policy
 from echoprune.question import Answer, Question
 from echoprune.store import TokenStore
+from echoprune.stored import Stored
 from echoprune.stored_video import StoredVideo
 from echoprune.templates import Template, template_for
 from echoprune.view import View
@@ -168,31 +173,45 @@ def choose_for(
     answerer: Answerer,
     settings: AnswerSettings,
 ) -> Chosen:
-    """What the budget of `settings` keeps of `stored`, which is `scored.stored` or a part of it; UnanswerableError if nothing."""
+    """What the policy and the budget of `settings` keep of `stored`, which is `scored.stored` or a part of it.
+
+    Raises UnanswerableError if that is nothing, or if the policy needs more than fits in memory.
+    """
+    chooser = policy(settings.policy)
     budget = Budget.parse(settings.budget).count(stored.cells * stored.tokens_per_cell)
-
-    def under(count: int | None) -> Chosen:
-        return choose(
-            stored,
-            budget=count,
-            relevance=related,
-            first=settings.first,
-            correspondence_weight=settings.correspondence_weight,
-            echo_weight=settings.echo_weight,
-            reach=reach,
-        )
-
+    vectors = None
+    if chooser.needs_vectors and budget is not None:
+        vectors = scored.video.vectors(scored.view, device=answerer.device)
+    given = Candidates(
+        stored=stored,
+        budget=budget,
+        relevance=related,
+        first=settings.first if settings.first != "auto" else chooser.first or "share",
+        correspondence_weight=settings.correspondence_weight,
+        echo_weight=settings.echo_weight,
+        grid_hw=scored.view.grid_thw[1:],
+        seed=_seed(settings.seed, scored.video.video_id),
+        vectors=vectors,
+        query=scored.query,
+    )
     if budget is None or not settings.budget_includes_text:
-        return under(budget)
+        return choose(given, chooser, reach=reach)
 
-    # Without relevance the first cell is whole and not counted.
-    free = int((stored.t == 0).sum()) if related is None else 0
+    def under(count: int) -> Chosen:
+        return choose(replace(given, budget=count), chooser, reach=reach)
+
+    # Without relevance these policies keep the first cell whole and do not count it.
+    free = int((stored.t == 0).sum()) if related is None and chooser.scoring is not None else 0
 
     def cost(chosen: Chosen) -> int:
         used = answerer.slots_used(scored.frame, stored.t[chosen.indices])
         return len(chosen.indices) - free + scored.frame.timestamp_tokens(used)
 
-    # More tokens never cost less text but for the odd cell that changes hands: the last that fits is close to the best.
+    whole = under(budget)
+    if cost(whole) <= budget:
+        return whole
+    # More tokens rarely cost less text, where the choices of a policy do not nest or the odd cell changes hands: the last
+    # that fits is close to the best. One token is tried before it is given up.
     best, low, high = None, 1, budget
     while low <= high:
         middle = (low + high) // 2
@@ -210,13 +229,22 @@ def choose_for(
     return best
 
 
+def _seed(seed: int, video_id: str) -> int:
+    """The seed of a policy that draws: of the run and the video, whatever is asked of it and when."""
+    text = json.dumps([seed, video_id])
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
 def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepared:
     """The prompt with the tokens of `chosen`, whose indices count in `scored.stored`."""
     view = scored.view
     kept = scored.video.gather(view, chosen.indices)
     prompt = answerer.place(scored.frame, kept, view)
     t = kept.positions[:, 0].numpy()
-    mass = cell_mass(t, _evident(scored, chosen.indices).numpy(), cells=view.grid_thw[0])
+    above = (
+        None if scored.related is None else (scored.related - scored.related.mean())[chosen.indices].numpy()
+    )
+    mass = cell_mass(t, _change(scored, chosen.indices).numpy(), above, cells=view.grid_thw[0])
     positions = kept.positions.numpy().astype(np.int32)
     positions[:, 0] += view.first_cell
     answer = replace(
@@ -232,15 +260,14 @@ def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepar
     return Prepared(prompt, answer)
 
 
-def _evident(scored: Scored, index: torch.Tensor) -> torch.Tensor:
-    """(K,) float32 r - c - e of stored tokens, by which a moment stands out.
+def _change(scored: Scored, index: torch.Tensor) -> torch.Tensor:
+    """(K,) float32 change of stored tokens.
 
-    The first cell of a range has its own c and e: only that of the video has none, and is taken as an echo (c = e = 1).
+    The first cell of a range has its own c and e: only that of the video has none, and is taken as an echo (c = 1).
     """
     stored = scored.stored
     known = (stored.t[index] > 0) | (scored.view.first_cell > 0)
-    novelty = torch.where(known, -stored.correspondence[index] - stored.echo[index], -2.0)
-    return novelty if scored.related is None else scored.related[index] + novelty
+    return torch.where(known, change(stored.correspondence[index], stored.echo[index]), 0.0)
 
 
 def _range(question: Question) -> str:

@@ -7,7 +7,7 @@ tell what is shown: no time stamps (AVI with B-frames), interlaced pictures, cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -19,6 +19,7 @@ from av.stream import Disposition
 
 from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
+from echoprune.demuxer_log import listening
 from echoprune.errors import MediaError
 from echoprune.packets import Packets, read_packets
 from echoprune.time_jumps import MAX_STILL_S, goes_back, last_stands, stands_still
@@ -57,29 +58,30 @@ class _Shown:
     trouble: str
 
 
-def scan_video(uri: str) -> VideoInfo:
+def scan_video(uri: str, *, path: str = "") -> VideoInfo:
     """The facts of the best video stream of a file, from one pass over its packets.
 
     Times are those of frames that are shown: packets cut away by edit lists, damaged packets and whatever
     precedes the first keyframe are left out. Equal time stamps count once. `incomplete` says what is missing
     from a file that is readable but shorter than it claims, or whose time stamps jump (time_jumps.py), which is read
-    up to there. Raises MediaError with `stage` "probe".
+    up to there. `path`: where the file lies, if that is not `uri`. Raises MediaError with `stage` "probe".
     """
-    with open_video(uri) as container:
+    with listening() as heard, open_video(uri, path=path) as container:
         stream = _video_stream(container, uri)
         packets = read_packets(container, stream)
+        complaint = heard.complaint(str(container.format.name))
         header_end_s = _header_end_s(container, stream)
         index = int(stream.index)
         codec = str(stream.codec_context.codec.canonical_name)
         name = str(container.format.name).split(",")[0]
         time_base = Fraction(stream.time_base)
         rate = stream.average_rate
-    frame = _first_frame(uri, index)
+    frame = _first_frame(uri, path, index)
     by_packets = codec in _ONE_PICTURE_A_PACKET and not frame.interlaced_frame
     if by_packets and bool(packets.timed[packets.shown].all()):
         shown = _shown_by_packets(packets, time_base)
     else:
-        shown = _shown_by_decoding(uri, index, time_base)
+        shown = _shown_by_decoding(uri, path, index, time_base)
     if len(shown.pts) == 0:
         message = (
             f"{uri}: {len(packets.pts)} video packets, but no frame is shown; record or convert it again"
@@ -106,7 +108,14 @@ def scan_video(uri: str) -> VideoInfo:
         end_pts=end_pts,
         # Rounding to a coarse clock (Matroska: 1 ms) makes even spacing differ by one tick.
         vfr=len(shown.pts) > 2 and int(np.ptp(np.diff(shown.pts))) > 1,
-        incomplete=shown.trouble or _missing(packets, float(end_pts * time_base), header_end_s),
+        incomplete=shown.trouble
+        or _missing(packets, float(end_pts * time_base), header_end_s)
+        or (
+            f"the file is damaged ({complaint}); pictures may be missing, smeared or late"
+            if complaint
+            else ""
+        ),
+        path=path,
     )
 
 
@@ -184,12 +193,13 @@ def _shown_by_packets(packets: Packets, time_base: Fraction) -> _Shown:
     return _Shown(np.unique(pts[shown]), np.unique(pts[clean]), int(packets.duration[last]), packets.trouble)
 
 
-def _shown_by_decoding(uri: str, index: int, time_base: Fraction) -> _Shown:
+def _shown_by_decoding(uri: str, path: str, index: int, time_base: Fraction) -> _Shown:
     pts: list[int] = []
     last_duration = 0
     trouble = ""
+    refused: list[str] = []
     try:
-        for frame in _decoded(uri, index):
+        for frame in _decoded(uri, path, index, refused=lambda _, error: refused.append(reason_of(error))):
             now = shown_pts(frame)
             if now is None:
                 continue
@@ -202,20 +212,24 @@ def _shown_by_decoding(uri: str, index: int, time_base: Fraction) -> _Shown:
                 break
     except av.error.FFmpegError as error:
         trouble = f"decoding stopped after {len(pts)} frames ({reason_of(error)})"
+    if refused and not trouble:
+        trouble = f"{len(refused)} packets cannot be decoded ({refused[0]})"
     # Only the beginning is known to be clean.
     return _Shown(np.array(pts, np.int64), np.array(pts[:1], np.int64), last_duration, trouble)
 
 
-def _decoded(uri: str, index: int) -> Iterator[Any]:
-    with open_video(uri) as container:
+def _decoded(
+    uri: str, path: str, index: int, *, refused: Callable[[Any, av.error.FFmpegError], None] | None = None
+) -> Iterator[Any]:
+    with open_video(uri, path=path) as container:
         stream = container.streams[index]
         stream.codec_context.thread_count = 1
-        yield from whole_frames(container, stream)
+        yield from whole_frames(container, stream, refused=refused)
 
 
-def _first_frame(uri: str, index: int) -> Any:
+def _first_frame(uri: str, path: str, index: int) -> Any:
     try:
-        frame = next(_decoded(uri, index), None)
+        frame = next(_decoded(uri, path, index), None)
     except av.error.FFmpegError as error:
         message = (
             f"{uri}: the first frame cannot be decoded ({reason_of(error)}); copy or convert the file again"

@@ -75,7 +75,7 @@ def select(
     scores before the others compete for the rest of the budget:
 
         first = "share":  min(n0, K, max(1, K * first_cells // T)), so K // T for the one first cell of a video
-        first = "whole":  min(n0, K)
+        first = "whole":  as much as its share, and all of it that half of K has room for: min(n0, max(share, ceil(K / 2)))
         first = "free":   all n0, not counted in K
 
     Where the candidates with a past run out, more of the first are kept. Ties: the lower index wins.
@@ -90,12 +90,7 @@ def select(
     _check_budget(budget)
     if cells < 1 or not 0 <= first_cells <= cells:
         raise ValueError(f"cells {cells} and first_cells {first_cells} do not fit each other")
-    undefined = int(score.isnan().sum())
-    if undefined:
-        raise ModelError(
-            f"{undefined} of {len(score)} token scores are NaN; check the checkpoint and the question"
-        )
-
+    _require_defined(score)
     has_past = has_past.to(score.device)
     (later,) = has_past.nonzero(as_tuple=True)
     (early,) = (~has_past).nonzero(as_tuple=True)
@@ -103,9 +98,8 @@ def select(
         quota = len(early)
         room = budget
     elif first in ("share", "whole"):
-        quota = min(len(early), budget)
-        if first == "share":
-            quota = min(quota, max(1, budget * first_cells // cells))
+        share = max(1, budget * first_cells // cells)
+        quota = min(budget, share if first == "share" else max(share, (budget + 1) // 2))
         quota = min(len(early), max(quota, budget - len(later)))
         room = budget - quota
     else:
@@ -126,7 +120,7 @@ def select_tokens(
     """Flat indices t * N + i of the kept tokens of a whole video, int64, ascending, on the scores' device.
 
     With `relevance` (T, N): min(`budget`, T * N) tokens by S = r - c - e, `first` saying how many of the first
-    cell are certain: its share K // T, or all N as far as the budget goes. Without: the first cell whole and not
+    cell are certain: its share K // T, or all N as far as half of the budget goes. Without: the first cell whole and not
     counted, whatever `first` says, and `budget` further tokens by S = -c - e. The weights are factors of c and e.
     Ties: the lower index wins. A cell may keep nothing.
 
@@ -154,6 +148,23 @@ def select_tokens(
         first="free" if relevance is None else first,
         first_cells=int((~echo.has_past).sum()),
     )
+
+
+def highest(score: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the min(`count`, n) highest of `score` (n,), int64, ascending; of equal ones the lower index wins.
+
+    Raises ModelError if a score is NaN.
+    """
+    _require_defined(score)
+    return _best(score, count).sort().values
+
+
+def _require_defined(score: torch.Tensor) -> None:
+    undefined = int(score.isnan().sum())
+    if undefined:
+        raise ModelError(
+            f"{undefined} of {len(score)} token scores are NaN; check the checkpoint and the question"
+        )
 
 
 def _check_budget(budget: object) -> None:

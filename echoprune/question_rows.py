@@ -6,6 +6,7 @@ What the values mean is questions.py's; a row that cannot be read at all says wh
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from echoprune.errors import ConfigError
+from echoprune.open_text import open_text
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".parquet")
@@ -81,7 +83,7 @@ def _unreadable(path: str, error: Exception) -> ConfigError:
 
 
 def _open_json(path: str) -> RowFile:
-    with Path(path).open("rb") as file:
+    with open_text(path) as file:
         start = file.read(64).removeprefix(_BOM).lstrip()
     if start.startswith(b"["):
         raise ConfigError(
@@ -91,7 +93,7 @@ def _open_json(path: str) -> RowFile:
 
 
 def _json_rows(path: str) -> Iterator[QuestionRow]:
-    with Path(path).open("rb") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             # Decoded apart from parsing: bytes that are not UTF-8 mean another encoding of the whole file.
             text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8").strip()
@@ -114,14 +116,14 @@ def _json_row(number: int, text: str) -> QuestionRow:
 
 
 def _open_csv(path: str) -> RowFile:
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_text(path), encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file, strict=True), [])
     columns = [name.strip() for name in header]
     return RowFile(_csv_rows(path, columns), columns)
 
 
 def _csv_rows(path: str, columns: Sequence[str]) -> Iterator[QuestionRow]:
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_text(path), encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         next(reader, None)
         number = 0
@@ -138,7 +140,7 @@ def _csv_rows(path: str, columns: Sequence[str]) -> Iterator[QuestionRow]:
 
 
 def _open_parquet(path: str) -> RowFile:
-    with pq.ParquetFile(path) as file:
+    with open_text(path) as raw, pq.ParquetFile(raw) as file:
         schema = file.schema_arrow
     return RowFile(
         _parquet_rows(path), schema.names, {field.name: _plain_type(field.type) for field in schema}
@@ -147,7 +149,7 @@ def _open_parquet(path: str) -> RowFile:
 
 def _parquet_rows(path: str) -> Iterator[QuestionRow]:
     number = 0
-    with pq.ParquetFile(path) as file:
+    with open_text(path) as raw, pq.ParquetFile(raw) as file:
         for batch in file.iter_batches(_BATCH_ROWS):
             columns = [_values(column) for column in batch.columns]
             for row in zip(*columns, strict=True):

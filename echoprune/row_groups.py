@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ import pyarrow.parquet as pq
 
 from echoprune.receipt import StoredFile
 
-# Uncompressed. One video of many is read in 5 ms from groups of 1,000 rows and in 195 ms from 98,000.
-ROW_GROUP_BYTES = 48 << 20
+# Uncompressed. Row groups are what threads share out when they read: a question about five minutes of 3,584-wide tokens at
+# 64 a cell reads 17 of these, and read 3 of the 48 MB that they had before. One video of many is read in 5 ms from groups
+# of 1,000 rows (7 MB) and in 195 ms from 98,000.
+ROW_GROUP_BYTES = 8 << 20
 FILE_BYTES = 1 << 30
-# Footer and page headers of a file of full size: 22 groups x 9 columns take about 20 kB.
+# Of a file: its schema, and the headers of a row group's pages; and of each column of a row group in the footer, which takes
+# 100 bytes.
 FOOTER_BYTES = 64 << 10
+_COLUMN_BYTES = 200
 # 20,000 x 3,584 Gaussian bf16 values, write / read MB/s and size on 2 cores: none 829 / 3857, 1.00; zstd 1
 # 573 / 1699, 0.78; zstd 3 510 / 1439, 0.78; zstd 6 90 / 572, 0.78. Byte stream split with zstd 1 gives 0.77 at
 # 244 / 673. Page checksums cost 0 to 25 % and find damage. The whole ShardWriter
@@ -35,12 +39,23 @@ class BuiltFile:
     path: Path
     entry: StoredFile
 
+    def named_by_content(self) -> BuiltFile:
+        """The same file, the first 8 digits of its sha256 at the end of its name in the store.
+
+        Whoever else writes that shard, such as a worker that lost the store and does not know it yet, writes the same file
+        under that name, or another one under another.
+        """
+        stem, _, suffix = self.entry.name.rpartition(".")
+        name = f"{stem}-{self.entry.sha256[:8]}.{suffix}"
+        return replace(self, entry=replace(self.entry, name=name))
+
 
 class GroupedTable:
     """One table of a shard, written as row groups that do not cut a video which would fit into one.
 
     A longer video is cut every `group_rows` rows, wherever its chunks end. A file that would grow beyond
-    `file_bytes` is closed and the next one of `names` begun.
+    `file_bytes` is closed and the next one of `names` begun. `compression` is that of vectors, "zstd" or "none"; other columns
+    are packed by zstd.
     """
 
     def __init__(
@@ -51,9 +66,11 @@ class GroupedTable:
         *,
         group_rows: int,
         file_bytes: int | None,
+        compression: str = "zstd",
     ) -> None:
         self.schema = schema
         self.rows = 0
+        self._compression = compression
         self._folder = folder
         self._names = names
         self._group_rows = group_rows
@@ -61,7 +78,7 @@ class GroupedTable:
         self._settled: list[pa.Table] = []
         self._current: list[pa.Table] = []
         self._name = ""
-        self._file_rows = 0
+        self._file_rows = self._file_groups = 0
         self._sink: Any = None
         self._writer: Any = None
         self._built: list[BuiltFile] = []
@@ -98,12 +115,14 @@ class GroupedTable:
         group = group.combine_chunks()
         # Values that do not compress grow by less than 1 %.
         worst = group.nbytes + group.nbytes // 100 + FOOTER_BYTES
+        worst += (self._file_groups + 1) * len(self.schema) * _COLUMN_BYTES
         if self._writer is not None and self._file_bytes and self._sink.tell() + worst > self._file_bytes:
             self._finish_file()
         if self._writer is None:
             self._begin_file()
         self._writer.write_table(group, row_group_size=group.num_rows)
         self._file_rows += group.num_rows
+        self._file_groups += 1
 
     def _begin_file(self) -> None:
         self._name = next(self._names)
@@ -111,12 +130,13 @@ class GroupedTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         scalars = [field.name for field in self.schema if not pa.types.is_fixed_size_binary(field.type)]
         repeated = [name for name in scalars if not pa.types.is_floating(self.schema.field(name).type)]
+        packed = self.schema.names if self._compression == "zstd" else scalars
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pq.ParquetWriter(
             self._sink,
             self.schema,
-            compression="zstd",
-            compression_level=_ZSTD_LEVEL,
+            compression={name: "zstd" if name in packed else "none" for name in self.schema.names},
+            compression_level=dict.fromkeys(packed, _ZSTD_LEVEL),
             use_dictionary=repeated,
             write_statistics=scalars,
             write_page_checksum=True,
@@ -134,7 +154,7 @@ class GroupedTable:
             BuiltFile(path, StoredFile(self._name, self._file_rows, path.stat().st_size, digest))
         )
         self._writer = self._sink = None
-        self._file_rows = 0
+        self._file_rows = self._file_groups = 0
 
 
 def _rows(tables: Sequence[pa.Table]) -> int:

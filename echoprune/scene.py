@@ -1,213 +1,278 @@
-"""Scenes for rendered clips: what stands, moves and happens in a picture, and the picture at any instant.
+"""Scenes for rendered clips: what stands, appears, passes and is hidden in a picture, and when. Truth, no pixels.
 
-Each scene has a textured background, objects that stand still throughout, one that crosses the picture for
-part of the time, and one that appears for a second or two and is gone: what a pruner must keep, and what it
-may drop, is known. No occlusion yet, and no text in the picture. Files are made in `echoprune.synth`.
+A scene has things that stand still, things that pop up for a few seconds and are gone, one that passes by, and a grey
+plate that slides across and hides what is behind it. No two things but the plate share a colour or a shape, so that
+either names one. Pixels are made in draw.py, questions in scene_questions.py, files in synth.py.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from echoprune.errors import ConfigError
 
-Image = npt.NDArray[np.float32]
-Role = Literal["still", "moving", "event"]
-Shape = Literal["disc", "square", "triangle", "ring"]
+Role = Literal["still", "popup", "passing", "plate"]
+Point = tuple[float, float, float]
 
-MIN_SECONDS = 6.0  # shorter, and the crossing and the event would overlap
+MIN_SECONDS = 6.0  # shorter, and there is no room for two events with a pause between them
+MIN_CUTS_SECONDS = 40.0  # shorter, and an event may fit into no shot beside the events before and after it
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 48, 49),
-    "yellow": (246, 211, 45),
-    "blue": (38, 89, 214),
-    "white": (245, 245, 245),
-    "green": (40, 168, 84),
-    "magenta": (206, 62, 190),
     "orange": (240, 132, 22),
+    "yellow": (246, 211, 45),
+    "green": (40, 168, 84),
     "cyan": (54, 196, 214),
+    "blue": (38, 89, 214),
+    "purple": (132, 56, 184),
+    "pink": (250, 150, 196),
+    "white": (245, 245, 245),
+    "black": (24, 24, 26),
 }
-SHAPES: tuple[Shape, ...] = ("disc", "square", "triangle", "ring")
+PLATE_COLOUR = (128, 130, 134)
+SHAPES = ("disc", "square", "triangle", "ring", "cross", "diamond", "bar", "hourglass")
+PLACES = (
+    ("top left", "top", "top right"),
+    ("left", "centre", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
+DIRECTIONS = ("left", "right", "up", "down")
+TASKS = ("mixed", "still", "drift", "cuts", "fade")
 
-_DRIFT_PERIOD_S = 12.0  # with 10 pixels to either side, at most 5 pixels a second
+DRIFT_PERIOD_S = 12.0
+DRIFT_PX = 8.0  # at most 4 pixels a second, a seventh of a token of 28 pixels
+# Events last 2 to 4 s in a clip that is long enough, a fifth of it at most otherwise.
+_EVENT_S = (2.0, 4.0)
+_PLATE_S = (15.0, 25.0)
+_FADE_S = (15.0, 30.0)
+_SHOTS = 3
 
 
 @dataclass(frozen=True)
 class SynthObject:
-    """One object and its truth.
+    """One thing and its truth.
 
-    It is in the picture for `start_s` <= t < `end_s`, seconds from the first frame. `path`: (t seconds, x, y)
-    way points, t ascending, of its centre in pixels of the upright picture, joined by straight lines; x runs
-    right, y down; a centre may lie outside of the picture. `radius`: half its width in pixels.
+    It is in the picture for `start_s` <= t < `end_s`, seconds from the first frame. `path`: (t seconds, x, y) way
+    points, t ascending, of its centre in pixels of the upright picture of a camera at rest, joined by straight lines;
+    x runs right, y down; a centre may lie outside of the picture. `radius`: half its width in pixels. `place`: the
+    name of the ninth of the picture where it stands or pops up, `direction`: where it passes to; else "". `fade_s`: it
+    comes into sight over so many seconds.
     """
 
     role: Role
     colour: str
-    shape: Shape
+    shape: str
     radius: float
     start_s: float
     end_s: float
-    path: tuple[tuple[float, float, float], ...]
+    path: tuple[Point, ...]
+    place: str = ""
+    direction: str = ""
+    fade_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Such as "red disc"."""
+        return f"{self.colour} {self.shape}"
 
     def centre(self, time_s: float) -> tuple[float, float]:
         """(x, y) pixels of the centre at `time_s`; before the first and after the last way point, that point."""
+        if len(self.path) == 1:
+            return self.path[0][1:]
         times, xs, ys = zip(*self.path, strict=True)
         return float(np.interp(time_s, times, xs)), float(np.interp(time_s, times, ys))
+
+    def opacity(self, time_s: float) -> float:
+        """0, not in the picture, to 1, in full sight."""
+        if not self.start_s <= time_s < self.end_s:
+            return 0.0
+        return 1.0 if not self.fade_s else min(1.0, (time_s - self.start_s) / self.fade_s)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. `background` float32 (H, W + margin, 3) in 0..255, which the camera pans `drift_px` about."""
+    """What a clip shows. `size`: (width, height) pixels. `shots_s`: when each shot begins, from 0.
 
-    background: Image = field(repr=False)
+    `drift_px`: how far the camera swings to either side, and with it all that is seen. `noise`: standard deviation of
+    its grain, in levels of 255. `background_seeds`: of the texture of each shot. `objects`: nearest last.
+    """
+
     size: tuple[int, int]
     duration_s: float
+    shots_s: tuple[float, ...]
     drift_px: float
+    noise: float
+    background_seeds: tuple[int, ...]
     objects: tuple[SynthObject, ...]
+
+    def of_role(self, *roles: Role) -> list[SynthObject]:
+        """The things of these roles in order of time."""
+        return sorted((item for item in self.objects if item.role in roles), key=lambda item: item.start_s)
+
+    @property
+    def task(self) -> str:
+        """What is particular about it: "drift", "cuts", "fade", or "still" if nothing is."""
+        if self.drift_px:
+            return "drift"
+        if len(self.shots_s) > 1:
+            return "cuts"
+        return "fade" if any(item.fade_s for item in self.objects) else "still"
+
+    def camera_x(self, time_s: float) -> float:
+        """Pixels by which the camera looks to the right at `time_s`; what stands is seen so far to the left."""
+        return self.drift_px * math.sin(2 * math.pi * time_s / DRIFT_PERIOD_S) if self.drift_px else 0.0
 
 
 def plan_scene(
-    rng: np.random.Generator, *, seconds: float, size: tuple[int, int], drift_px: float = 0.0
+    rng: np.random.Generator, *, seconds: float, size: tuple[int, int], task: str = "mixed"
 ) -> Scene:
-    """A scene of `seconds`: three still objects, one crossing, one event of 1 to 2 s, each of its own colour.
+    """A scene of `seconds`, all of it drawn from `rng`.
 
-    Still objects and the event stand in cells of a 4 x 2 raster above and below a lane in the middle, which the
-    crossing has to itself: nothing hides anything. The event comes after the crossing has left. `drift_px`: how
-    far the camera swings to either side; all objects then shift in the picture as the background does.
+    Two or three things stand still in ninths of the picture of their own; one to four pop up in other ninths for 2 to 4 s
+    (a fifth of the clip at most), one passes by in as long, at different times; the plate crosses a clip of a minute or
+    more. `task`: "still" camera, "drift", "cuts" (three shots, one still thing in each), "fade" (still things that come
+    into sight over 15 to 30 s), or "mixed", any of the first three (short of 40 s, without cuts).
+
+    Raises ConfigError for a clip that is too short, a size that codecs cannot hold, or an unknown task.
     """
+    _check(seconds, size, task)
+    if task == "mixed":
+        task = str(rng.choice(["still", "still", "drift", "cuts"]))
+        if task == "cuts" and seconds < MIN_CUTS_SECONDS:
+            task = "still"
+    shots = _SHOTS if task == "cuts" else 1
+    stills = shots if task == "cuts" else int(rng.integers(2, 4))
+    popups = int(rng.integers(1, 5 if seconds >= 60 else 3))
+    colours = rng.permutation(list(COLOURS))[: stills + popups + 1].tolist()
+    shapes = rng.permutation(SHAPES)[: stills + popups + 1].tolist()
+    names = list(zip(colours, shapes, strict=True))
+    # Three places at most are taken by what stands, so that each thing that pops up has another to itself.
+    places = [divmod(int(place), 3) for place in rng.permutation(9)]
+    cuts = [_between(rng, seconds * k / shots, seconds * 0.1) if k else 0.0 for k in range(shots)]
+    events = _event_times(rng, popups + 1, seconds=seconds, cuts=cuts)
+    passing = int(rng.integers(popups + 1))
+
+    objects: list[SynthObject] = []
+    for index in range(stills):
+        start_s, end_s, fade_s = 0.0, seconds, 0.0
+        if task == "cuts":
+            start_s, end_s = cuts[index], [*cuts, seconds][index + 1]
+        elif task == "fade":
+            start_s = float(rng.uniform(0.05, 0.5) * seconds)
+            fade_s = min(float(rng.uniform(*_FADE_S)), 0.3 * seconds)
+        objects.append(
+            _standing(rng, "still", names.pop(), places.pop(), (start_s, end_s), size=size, fade_s=fade_s)
+        )
+    for index, when in enumerate(events):
+        if index == passing:
+            objects.append(_passing(rng, names.pop(), when, size=size))
+        else:
+            objects.append(_standing(rng, "popup", names.pop(), places.pop(), when, size=size))
+    if seconds >= 60 and rng.random() < 0.5:
+        objects.append(_plate(rng, seconds=seconds, size=size))
+    return Scene(
+        size=size,
+        duration_s=seconds,
+        shots_s=tuple(cuts),
+        drift_px=DRIFT_PX if task == "drift" else 0.0,
+        noise=float(rng.uniform(0.0, 3.0)),
+        background_seeds=tuple(int(seed) for seed in rng.integers(0, 2**31, shots)),
+        objects=tuple(objects),
+    )
+
+
+def _check(seconds: float, size: tuple[int, int], task: str) -> None:
     width, height = size
-    if seconds < MIN_SECONDS:
+    if not MIN_SECONDS <= seconds < math.inf:
         raise ConfigError(f"a clip of {seconds:g} s is too short; render at least {MIN_SECONDS:g} s")
     if width % 2 or height % 2 or min(size) < 64:
         raise ConfigError(f"size {width}x{height} cannot be encoded; both sides must be even and at least 64")
-    unit = min(width / 4, height / 3)
-    colours = rng.permutation(list(COLOURS))[:5].tolist()
-    places = [(column, row) for column in range(4) for row in (0, 2)]
-    chosen = rng.permutation(len(places))[:4]
-
-    def standing(order: int, role: Role, start_s: float, end_s: float) -> SynthObject:
-        column, row = places[chosen[order]]
-        jitter_x, jitter_y = rng.uniform(-0.08, 0.08, 2) * unit
-        x, y = (column + 0.5) * width / 4 + jitter_x, (row + 0.5) * height / 3 + jitter_y
-        radius = float(rng.uniform(0.24, 0.32) * unit)
-        return SynthObject(
-            role, colours[order], _pick_shape(rng), radius, start_s, end_s, ((start_s, float(x), float(y)),)
+    if task not in TASKS:
+        raise ConfigError(f"task is {task!r}; give one of {', '.join(TASKS)}")
+    if task == "cuts" and seconds < MIN_CUTS_SECONDS:
+        raise ConfigError(
+            f"a clip of {seconds:g} s is too short for cuts; render at least {MIN_CUTS_SECONDS:g} s"
         )
 
-    still = [standing(order, "still", 0.0, seconds) for order in range(3)]
-    event_start = float(rng.uniform(0.70, 0.80) * seconds)
-    event = standing(3, "event", event_start, event_start + float(rng.uniform(1.0, min(2.0, 0.2 * seconds))))
-    crossing = _crossing(rng, colours[4], start_s=0.2 * seconds, end_s=0.6 * seconds, size=size, unit=unit)
-    background = _texture(rng, width + 2 * math.ceil(drift_px) + 1, height)
-    objects = tuple(_seen_from_camera(item, drift_px) for item in (*still, crossing, event))
-    return Scene(background, size, seconds, drift_px, objects)
+
+def _between(rng: np.random.Generator, middle: float, spread: float) -> float:
+    return float(rng.uniform(middle - spread, middle + spread))
 
 
-def draw_frame(scene: Scene, time_s: float) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB: the picture at `time_s`, upright."""
-    width, _ = scene.size
-    whole, part = divmod(float(_camera_x(time_s, scene.drift_px)) + math.ceil(scene.drift_px), 1.0)
-    left = int(whole)
-    # Between two whole columns the picture is blended: whole-pixel steps would look like a stuttering camera.
-    canvas = scene.background[:, left : left + width] * np.float32(1 - part)
-    if part:
-        canvas += scene.background[:, left + 1 : left + 1 + width] * np.float32(part)
-    for item in scene.objects:
-        if item.start_s <= time_s < item.end_s:
-            _paint(canvas, item, item.centre(time_s))
-    return np.asarray(np.rint(canvas).clip(0, 255), np.uint8)
+def _event_times(
+    rng: np.random.Generator, count: int, *, seconds: float, cuts: list[float]
+) -> list[tuple[float, float]]:
+    """(start, end) of `count` events one after another, with a pause between any two, and none across a cut."""
+    # The first twentieth shows what stands, before anything happens.
+    begin, stretch = 0.05 * seconds, 0.95 * seconds / count
+    times = []
+    for index in range(count):
+        length = min(float(rng.uniform(*_EVENT_S)), 0.2 * seconds, 0.6 * stretch)
+        room = stretch - 1.25 * length
+        start = begin + index * stretch + float(rng.uniform(0.0, room))
+        for cut in cuts[1:]:
+            if start - 0.5 < cut < start + length + 0.5:
+                # To the side of the cut on which there is more of the event's own stretch.
+                after = cut + 0.5
+                before = cut - length - 0.5
+                fits = after + length <= begin + (index + 1) * stretch
+                start = after if fits else before
+        times.append((start, start + length))
+    return times
 
 
-def _camera_x(time_s: float | npt.NDArray[np.float64], drift_px: float) -> npt.NDArray[np.float64]:
-    return np.asarray(drift_px * np.sin(2 * np.pi * np.asarray(time_s) / _DRIFT_PERIOD_S))
-
-
-def _seen_from_camera(item: SynthObject, drift_px: float) -> SynthObject:
-    """`item` with its path in the scene turned into its path in the picture of a drifting camera."""
-    if not drift_px:
-        return item
-    # Way points twice a second follow the camera's sine to 0.1 pixel.
-    own = [point[0] for point in item.path]
-    times = np.union1d(np.append(np.arange(item.start_s, item.end_s, 0.5), item.end_s), own)
-    shift = _camera_x(times, drift_px)
-    centres = [item.centre(t) for t in times]
-    path = tuple((float(t), x - float(s), y) for t, (x, y), s in zip(times, centres, shift, strict=True))
-    return replace(item, path=path)
-
-
-def _pick_shape(rng: np.random.Generator) -> Shape:
-    return SHAPES[int(rng.integers(len(SHAPES)))]
-
-
-def _crossing(
-    rng: np.random.Generator, colour: str, *, start_s: float, end_s: float, size: tuple[int, int], unit: float
+def _standing(
+    rng: np.random.Generator,
+    role: Role,
+    name: tuple[str, str],
+    place: tuple[int, int],
+    when: tuple[float, float],
+    *,
+    size: tuple[int, int],
+    fade_s: float = 0.0,
 ) -> SynthObject:
-    """An object that enters on one side of the middle lane, bobs up and down, and leaves on the other."""
+    (row, column), (width, height), unit = place, size, min(size) / 3
+    x = (column + 0.5) * width / 3 + float(rng.uniform(-0.1, 0.1)) * unit
+    y = (row + 0.5) * height / 3 + float(rng.uniform(-0.1, 0.1)) * unit
+    radius = float(rng.uniform(0.28, 0.36)) * unit
+    return SynthObject(
+        role, *name, radius, *when, ((when[0], x, y),), place=PLACES[row][column], fade_s=fade_s
+    )
+
+
+def _passing(
+    rng: np.random.Generator, name: tuple[str, str], when: tuple[float, float], *, size: tuple[int, int]
+) -> SynthObject:
+    """A thing that enters on one side, goes straight through the picture and leaves on the other."""
+    unit = min(size) / 3
+    radius = float(rng.uniform(0.28, 0.36)) * unit
+    direction = str(rng.choice(DIRECTIONS))
+    along, across = (size[0], size[1]) if direction in ("left", "right") else (size[1], size[0])
+    lane = float(rng.uniform(0.2, 0.8)) * across
+    ends = (-radius, along + radius)
+    if direction in ("left", "up"):
+        ends = ends[::-1]
+    point: Callable[[float, float], Point] = (
+        (lambda t, s: (t, s, lane)) if direction in ("left", "right") else (lambda t, s: (t, lane, s))
+    )
+    path = (point(when[0], ends[0]), point(when[1], ends[1]))
+    return SynthObject("passing", *name, radius, *when, path, direction=direction)
+
+
+def _plate(rng: np.random.Generator, *, seconds: float, size: tuple[int, int]) -> SynthObject:
+    """A grey plate that slides across the whole picture in front of everything."""
     width, height = size
-    radius = float(rng.uniform(0.26, 0.34) * unit)
-    share = np.linspace(0.0, 1.0, 9)
-    xs = -radius + share * (width + 2 * radius)
+    length = float(rng.uniform(*_PLATE_S))
+    start = float(rng.uniform(0.05 * seconds, 0.95 * seconds - length))
+    radius = 0.3 * min(size) / 3
+    y = float(rng.uniform(0.2, 0.8)) * height
+    xs = (-2 * radius, width + 2 * radius)
     if rng.random() < 0.5:
         xs = xs[::-1]
-    ys = height / 2 + 0.12 * unit * np.sin(2 * np.pi * (share * 1.5 + rng.random()))
-    times = start_s + share * (end_s - start_s)
-    path = tuple((float(t), float(x), float(y)) for t, x, y in zip(times, xs, ys, strict=True))
-    return SynthObject("moving", colour, _pick_shape(rng), radius, start_s, end_s, path)
-
-
-def _texture(rng: np.random.Generator, width: int, height: int) -> Image:
-    """float32 (H, W, 3) mostly 60..150: muted value noise of four octaves, over a vertical gradient."""
-    total = np.zeros((height, width), np.float32)
-    for octave, weight in ((64, 1.0), (32, 0.5), (16, 0.25), (6, 0.3)):
-        coarse = rng.standard_normal((height // octave + 3, width // octave + 3)).astype(np.float32)
-        rows, columns = np.arange(height) / octave, np.arange(width) / octave
-        r, c = rows.astype(int)[:, None], columns.astype(int)[None]
-        fr, fc = _smooth(rows % 1)[:, None], _smooth(columns % 1)[None]
-        top = coarse[r, c] * (1 - fc) + coarse[r, c + 1] * fc
-        bottom = coarse[r + 1, c] * (1 - fc) + coarse[r + 1, c + 1] * fc
-        total += np.float32(weight) * (top * (1 - fr) + bottom * fr)
-    tint = rng.uniform(0.85, 1.15, 3).astype(np.float32)
-    grey = 105 + 16 * total + np.linspace(18, -18, height, dtype=np.float32)[:, None]
-    return np.asarray(grey[..., None] * tint, np.float32)
-
-
-def _smooth(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return np.asarray(x * x * (3 - 2 * x), np.float32)
-
-
-def _paint(canvas: Image, item: SynthObject, centre: tuple[float, float]) -> None:
-    """Blends one object with a dark rim into `canvas`, edges softened over one pixel; clipped at the border."""
-    height, width, _ = canvas.shape
-    x, y = centre
-    reach = item.radius + 2
-    x0, x1 = max(0, int(x - reach)), min(width, int(x + reach) + 2)
-    y0, y1 = max(0, int(y - reach)), min(height, int(y + reach) + 2)
-    if x0 >= x1 or y0 >= y1:
-        return
-    dy, dx = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    inside = _depth(item.shape, dx - np.float32(x), dy - np.float32(y), item.radius)
-    patch = canvas[y0:y1, x0:x1]
-    for depth, colour in ((inside, (20, 20, 24)), (inside - 2.5, COLOURS[item.colour])):
-        cover = np.clip(depth + 0.5, 0, 1)[..., None].astype(np.float32)
-        patch += cover * (np.asarray(colour, np.float32) - patch)
-
-
-def _depth(shape: Shape, dx: Image, dy: Image, radius: float) -> Image:
-    """float32 pixels inside the outline of a shape around (0, 0); negative outside, 0 on it."""
-    match shape:
-        case "disc":
-            depth = radius - np.hypot(dx, dy)
-        case "square":
-            depth = 0.86 * radius - np.maximum(np.abs(dx), np.abs(dy))
-        case "triangle":
-            # Sides of slope 2:1, whose unit normal is (0.894, 0.447).
-            sides = 0.447 * (dy + radius) - 0.894 * (np.abs(dx) - 0.1 * radius)
-            depth = np.minimum(0.8 * radius - dy, sides)
-        case "ring":
-            depth = 0.32 * radius - np.abs(np.hypot(dx, dy) - 0.68 * radius)
-    return np.asarray(depth, np.float32)
+    path = ((start, xs[0], y), (start + length, xs[1], y))
+    return SynthObject("plate", "grey", "plate", radius, start, start + length, path)

@@ -17,10 +17,17 @@ from echoprune.errors import StoreError, StoreMismatchError
 
 SCHEMA_VERSION = 1
 SETTINGS_FILE = "store.json"
+PLAIN_TOWER = "plain"
+# What an index ranks tokens by when it drops some: -c - e, or (1 - c)(2 - e); see change.py.
+NOVELTY, CHANGE = "novelty", "change"
+RANKS = (CHANGE, NOVELTY)
+# Stores that were made before there was another value do not name the field: their digest is in all of their files.
+_UNNAMED = {"tower": PLAIN_TOWER, "compression": "zstd", "rank_by": NOVELTY}
 METADATA_KEY = b"echoprune"
 TABLES = ("tokens", "cells", "failures", "videos")
 STATUSES = ("ok", "partial", "failed")
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+COMPRESSIONS = ("zstd", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,9 @@ class StoreSettings:
 
     `fps` and `keep` are kept as text ("30000/1001", "0.25", "64/cell", "all"), so that they compare exactly.
     `window` None is the whole frame. `max_pixels`: of one frame; None is the checkpoint's own limit.
-    `compute_dtype` is what the encoder runs in, `dtype` what is stored.
+    `compute_dtype` is what the encoder runs in, `dtype` what is stored. `tower`: the library's own (plain), or the same
+    weights by other steps (fast), whose tokens differ by rounding. `compression`: of columns of vectors. `rank_by`: one of
+    RANKS, what `keep` takes most of. store.json names these three where they are not plain, zstd and novelty.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -50,6 +59,9 @@ class StoreSettings:
     temperature: float
     window: int | None
     dtype: str
+    tower: str = PLAIN_TOWER
+    compression: str = "zstd"
+    rank_by: str = NOVELTY
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(StoreSettings).items():
@@ -60,6 +72,12 @@ class StoreSettings:
                 raise ValueError(f"{name} must be {_kind_name(kind)}, got {value!r}")
         if self.dtype not in VALUE_BYTES:
             raise ValueError(f"dtype must be one of {', '.join(VALUE_BYTES)}, got {self.dtype!r}")
+        if self.compression not in COMPRESSIONS:
+            raise ValueError(
+                f"compression must be one of {', '.join(COMPRESSIONS)}, got {self.compression!r}"
+            )
+        if self.rank_by not in RANKS:
+            raise ValueError(f"rank_by must be one of {', '.join(RANKS)}, got {self.rank_by!r}")
         if self.dim < 1 or self.deepstack_layers < 0 or self.cell_frames < 1 or self.segment_cells < 1:
             raise ValueError("dim, cell_frames, segment_cells must be >= 1 and deepstack_layers >= 0")
 
@@ -71,12 +89,19 @@ class StoreSettings:
     @property
     def digest(self) -> str:
         """16 hex digits that change with any setting; every table file carries them."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._named(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The text of store.json."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self._named(), indent=2) + "\n"
+
+    def _named(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _UNNAMED or value != _UNNAMED[name]
+        }
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = SETTINGS_FILE) -> StoreSettings:
@@ -94,7 +119,10 @@ class StoreSettings:
                 "use the version of echoprune that made it, or another --store"
             )
         known = {field.name for field in fields(cls)}
-        for problem, names in (("lacks", known - set(values)), ("has unknown", set(values) - known)):
+        for problem, names in (
+            ("lacks", known - set(_UNNAMED) - set(values)),
+            ("has unknown", set(values) - known),
+        ):
             if names:
                 raise StoreError(
                     f"{where} {problem} field {', '.join(sorted(names))}: use the version of echoprune that "

@@ -48,7 +48,7 @@ class Moment:
 class SearchStats:
     """What a search looked at. `cells`: those with stored tokens, all bounded; `cells_opened`: of them, tokens read.
 
-    `row_groups_opened` of the tokens table, at most 48 MB each before compression; `tokens_scored`. `unopened_bound`:
+    `row_groups_opened` of the tokens table, about 8 MB each before compression (of older stores 48); `tokens_scored`. `unopened_bound`:
     no cell that was left unopened has a score above it; None if all were opened. `exact`: False where
     `max_row_groups` ended the search before it was certain.
     """
@@ -234,7 +234,7 @@ def _score_group(
     if not np.array_equal(column_values(table["t"])[rows], np.repeat(t, counts)):
         raise StoreError(
             f"tokens in {store.storage.url_of(group.name)} are not where their cells say: the store is damaged, "
-            f"remove receipts/{shard.shard_id}.json and run index again"
+            f"remove receipts/{shard.shard_id}-*.json and run index again"
         )
     vectors = column_values(table["emb"])
     scale = column_values(table["scale"]) if encoding.scaled else None

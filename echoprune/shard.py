@@ -19,16 +19,12 @@ import pyarrow as pa
 from echoprune.receipt import Receipt
 from echoprune.row_groups import FILE_BYTES, FOOTER_BYTES, ROW_GROUP_BYTES, BuiltFile, GroupedTable
 from echoprune.schema import STATUSES, StoreSettings, table_schema, token_rows_dtype
-from echoprune.storage import Storage, store_errors
+from echoprune.storage import Storage, checked_name, store_errors
 
 TokenChunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]
 
 # Cells made into a table at a time: 4 MB of pooled vectors of 3,584-wide tokens.
 _CELL_CHUNK = 512
-# Row groups of cells are so much smaller than those of tokens. While one is written it is in memory twice: at the full
-# size three hours of video, which fill it, took 60 MB more than ten minutes, which do not.
-_CELL_GROUPS = 4
-
 # The videos row's columns that the writer fills from the tokens and cells themselves.
 _COUNTED = ("tokens", "kept", "anchors", "token_row")
 _CELL_COLUMNS = ("time_s", "end_s", "pts_s", "anchor", "mean_novelty", "pooled", "radius")
@@ -65,7 +61,8 @@ class ShardWriter:
     ) -> None:
         if file_bytes < row_group_bytes + FOOTER_BYTES:
             raise ValueError(f"file_bytes {file_bytes} cannot hold a row group of {row_group_bytes}")
-        stem = f"{shard_id}.g{generation}" if generation else shard_id
+        # The id may come from the plan of a store that somebody else wrote.
+        stem = checked_name(f"{shard_id}.g{generation}" if generation else shard_id)
         self._folder = folder
         self._settings = settings
         self._rows_dtype = token_rows_dtype(settings)
@@ -76,13 +73,15 @@ class ShardWriter:
             table_schema("tokens", settings),
             group_rows=max(1, row_group_bytes // (self._rows_dtype.itemsize + 8)),
             file_bytes=file_bytes,
+            compression=settings.compression,
         )
         self._cells = GroupedTable(
             folder,
-            iter([f"cells/{stem}.parquet"]),
+            (f"cells/{stem}-{n:04d}.parquet" for n in count()),
             table_schema("cells", settings),
-            group_rows=max(1, row_group_bytes // _CELL_GROUPS // (2 * settings.dim + 40)),
-            file_bytes=None,
+            group_rows=max(1, row_group_bytes // (2 * settings.dim + 40)),
+            file_bytes=file_bytes,
+            compression=settings.compression,
         )
         self._videos: list[dict[str, Any]] = []
         self._failures: list[dict[str, Any]] = []
@@ -136,12 +135,31 @@ class ShardWriter:
         row["kept"] = int(kept_by_cell.sum())
         self._videos.append(row)
 
+    def copy_video(
+        self, video: Mapping[str, Any], cells: Iterable[pa.Table], tokens: Iterable[pa.Table]
+    ) -> None:
+        """Add one video as a store holds it already: its whole videos row, its rows of cells and of tokens in order.
+
+        Nothing but `token_row` changes, so that the files are those that `add_video` would have given. Raises ValueError
+        where the numbers of rows are not those of the videos row.
+        """
+        row = _checked_row(video, table_schema("videos", self._settings)) | {"token_row": self._tokens.rows}
+        with store_errors(f"build shard files in {self._folder}"):
+            for name, table, pieces in (("kept", self._tokens, tokens), ("cells", self._cells, cells)):
+                before = table.rows
+                for piece in pieces:
+                    table.push(piece)
+                table.settle()
+                if table.rows - before != row[name]:
+                    raise ValueError(f"{row['uri']} has {name} = {row[name]}, got {table.rows - before} rows")
+        self._videos.append(row)
+
     def add_failure(self, failure: Mapping[str, Any]) -> None:
         """Add one failed attempt: a row of the failures table (`time`: an aware datetime)."""
         self._failures.append(_checked_row(failure, table_schema("failures", self._settings)))
 
     def close(self) -> list[BuiltFile]:
-        """Finish all files and return them, in the order in which they must be committed."""
+        """Finish all files and return them, in the order in which they must be committed, named by their content."""
         with store_errors(f"build shard files in {self._folder}"):
             files = self._tokens.close() + self._cells.close()
             for table, rows in (("failures", self._failures), ("videos", self._videos)):
@@ -151,11 +169,12 @@ class ShardWriter:
                         iter([f"{table}/{self._stem}.parquet"]),
                         table_schema(table, self._settings),
                         group_rows=100_000,
+                        # A row a video, or a failed attempt: some hundred bytes for each video of a shard.
                         file_bytes=None,
                     )
                     writer.push(pa.Table.from_pylist(rows, schema=table_schema(table, self._settings)))
                     files += writer.close()
-        return files
+        return [file.named_by_content() for file in files]
 
     def _video_row(self, video: Mapping[str, Any]) -> dict[str, Any]:
         counted = [name for name in _COUNTED if name in video]
@@ -214,16 +233,14 @@ def commit(
 ) -> None:
     """Move a shard's files into the store, the receipt last; until then no reader sees any of them.
 
-    Order: tokens, cells, failures, videos, receipt. `check_epoch` is called before each put and raises when
-    another run holds the store. The local files are gone afterwards.
+    Order: tokens, cells, failures, videos, receipt. `check_epoch` is called before each put, and each attempt at one, and
+    raises when another run holds the store. The local files are gone afterwards.
     """
     if tuple(file.entry for file in files) != receipt.files:
         raise ValueError("the receipt does not name the files to be committed")
     for file in files:
-        check_epoch()
-        storage.put_file(file.path, file.entry.name)
-    check_epoch()
-    storage.write_bytes(receipt.name, receipt.to_json().encode())
+        storage.put_file(file.path, file.entry.name, before=check_epoch)
+    storage.write_bytes(receipt.name, receipt.to_json().encode(), before=check_epoch)
 
 
 def _binary(values: npt.NDArray[Any]) -> pa.Array:

@@ -1,7 +1,7 @@
 """Which videos an archive holds: paths, folders, globs and manifests become a sorted list of sources.
 
 Nothing is opened but manifests; a file that cannot be read later becomes a failed row, not an error here.
-Ids of videos live here too. What is done with the list is in plan.py.
+Ids of videos live here too. What lies in S3 is listed in s3_sources.py, what is done with the list is in plan.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import glob
 import hashlib
 import logging
 import os
+import posixpath
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from echoprune.credentials import without_secrets
 from echoprune.errors import ConfigError, MediaError
 from echoprune.manifest import MANIFEST_SUFFIXES, read_manifest
+from echoprune.s3_options import S3Options, is_s3, require_whole_scheme, s3_place
 
 _log = logging.getLogger(__name__)
 
@@ -25,9 +28,14 @@ VIDEO_SUFFIXES = frozenset(
 )
 _SAMPLE_BYTES = 1 << 20
 
+Found = TypeVar("Found")
+
 
 class Source(NamedTuple):
-    """One video to be indexed. `uri`: absolute local path, or a URL as given. `size_bytes` None: not known."""
+    """One video to be indexed. `uri`: absolute local path, or a URL as given. `size_bytes` None: not known.
+
+    `etag`: of an object in S3, what its content is known by, without quotes.
+    """
 
     uri: str
     size_bytes: int | None = None
@@ -68,12 +76,14 @@ def content_id(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def list_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def list_sources(paths: Iterable[str | os.PathLike[str]], *, s3: S3Options | None = None) -> list[Source]:
     r"""The videos that `paths` name, sorted by uri, each once.
 
     A path is a file (of any suffix), a folder (searched below for VIDEO_SUFFIXES), a glob (`**` recurses), a
     URL of one video, or a manifest (manifest.py): `@file`, or a file ending in .txt, .jsonl, .csv or .parquet; its
-    relative paths start at its folder. Hidden files are skipped in folders and globs.
+    relative paths start at its folder. Hidden files are skipped in folders and globs. All of these may be s3:// URLs, for
+    which `s3` says how to reach them (None: as this process does); their sizes and etags are looked up where a
+    manifest does not give them.
 
     A missing file stays, with size None, so that it is reported as a failed video, if it has a video's suffix or
     stands in a manifest. So does a name that is not UTF-8, with escapes such as \xe9 in its uri: a uri is text in
@@ -84,7 +94,7 @@ def list_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
     found: dict[str, Source] = {}
     given = [os.fspath(path) for path in paths]
     for path in given:
-        for source in _expand(path):
+        for source in _expand(path, s3):
             found.setdefault(source.uri, source)
     if not found:
         raise ConfigError(
@@ -93,18 +103,26 @@ def list_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
     return sorted(found.values(), key=lambda source: source.uri)
 
 
-def _expand(path: str) -> Iterable[Source]:
+def _expand(path: str, s3: S3Options | None) -> Iterable[Source]:
+    require_whole_scheme(path)
     manifest = path[1:] if path.startswith("@") and not Path(path).exists() else None
-    if manifest is None and Path(path).suffix.lower() in MANIFEST_SUFFIXES and not _is_url(path):
-        manifest = path
+    if manifest is None and Path(path).suffix.lower() in MANIFEST_SUFFIXES:
+        manifest = path if is_s3(path) or not _is_url(path) else None
     if manifest is not None:
-        return _of_manifest(manifest)
+        return _of_manifest(manifest, s3)
+    if is_s3(path):
+        # Loads s3fs, which takes half a second.
+        from echoprune.s3_sources import search_s3  # noqa: PLC0415
+
+        found = search_s3(_text(path), is_video=_is_video, s3=s3)
+        return [Source(*each) for each in _not_empty(found, path, "s3:// prefix or glob")]
     if _is_url(path):
-        if path.endswith("/") or glob.has_magic(path):
+        shown = without_secrets(path)
+        if shown.endswith("/") or glob.has_magic(shown):
             raise ConfigError(
-                f"{path} cannot be listed: put the urls of its videos into a manifest and pass @manifest"
+                f"{shown} cannot be listed: put the urls of its videos into a manifest and pass @manifest"
             )
-        return [Source(_text(path))]
+        return [Source(_text(shown))]
     local = path.removeprefix("file://")
     if _is_folder(Path(local)):
         return _not_empty(_search(local, set(), named=True), local, "folder")
@@ -118,7 +136,7 @@ def _expand(path: str) -> Iterable[Source]:
     return [_local(local)]
 
 
-def _not_empty(sources: Iterable[Source], path: str, kind: str) -> list[Source]:
+def _not_empty(sources: Iterable[Found], path: str, kind: str) -> list[Found]:
     found = list(sources)
     if not found:
         raise ConfigError(
@@ -167,14 +185,28 @@ def _match(pattern: str) -> Iterator[Source]:
             yield _local(path)
 
 
-def _of_manifest(path: str) -> list[Source]:
-    base = Path(path).absolute().parent
-    return [
-        Source(uri, size, etag)
-        if _is_url(uri)
-        else _local(str(base / uri.removeprefix("file://")), size, etag)
-        for uri, size, etag in read_manifest(path)
-    ]
+def _of_manifest(path: str, s3: S3Options | None) -> list[Source]:
+    rows = read_manifest(path, s3=s3)
+    base = path.rpartition("/")[0] if is_s3(path) else str(Path(path).absolute().parent)
+    found = []
+    for uri, size, etag in rows:
+        if _is_url(uri):
+            if is_s3(uri):
+                s3_place(uri)  # refused here if it holds credentials: later it would be stored
+            found.append(Source(without_secrets(uri), size, etag))
+        elif is_s3(base):
+            # As in a local one: `find .` writes ./clip.mp4.
+            found.append(Source(f"{base}/{posixpath.normpath(uri)}", size, etag))
+        else:
+            found.append(_local(str(Path(base) / uri.removeprefix("file://")), size, etag))
+    unknown = [at for at, each in enumerate(found) if each.size_bytes is None and is_s3(each.uri)]
+    if unknown:
+        from echoprune.s3_sources import look_up  # noqa: PLC0415
+
+        looked_up = look_up([found[at].uri for at in unknown], s3=s3)
+        for at, (size, etag) in zip(unknown, looked_up, strict=True):
+            found[at] = found[at]._replace(size_bytes=size, etag=found[at].etag or etag)
+    return found
 
 
 def _local(path: str, size_bytes: int | None = None, etag: str | None = None) -> Source:

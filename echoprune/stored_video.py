@@ -6,6 +6,7 @@ twice, for their relevance and for those chosen. A short video's are read once a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
@@ -13,18 +14,22 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from echoprune.choose import Stored
 from echoprune.data import TokenSet
+from echoprune.errors import UnanswerableError
 from echoprune.pool import unpool
 from echoprune.query import relevance
 from echoprune.schema import StoreSettings
 from echoprune.store import TokenStore
 from echoprune.store_files import column_values
+from echoprune.stored import Stored
 from echoprune.view import View, view_of
 
 # A video of at most so many bytes of vectors stays in memory between its questions: 40 minutes of 3,584-wide bf16 tokens
 # kept by a quarter, at 2 frames a second of 256 tokens.
 CACHED_BYTES = 1 << 30
+# A policy that looks at every token at once gets so many bytes of them at most: with a model of 7 billion parameters in bf16
+# (15 GB) that fits a GPU of 24 GB. 78 minutes of 3,584-wide bf16 tokens, at a cell a second of 256 tokens.
+VECTORS_BYTES = 8 << 30
 
 
 class StoredVideo:
@@ -39,17 +44,37 @@ class StoredVideo:
         self._ends_s = cells["end_s"].to_numpy()
         self._begins = np.concatenate([[0], np.cumsum(cells["kept"].to_numpy().astype(np.int64))])
         # As they are in memory: int8 is read as float32.
-        vector_bytes = max(
+        self._vector_bytes = max(
             store.settings.vector_bytes, 4 * store.settings.dim * (store.settings.dtype == "int8")
         )
         vectors = int(self.row["kept"]) * (1 + store.settings.deepstack_layers)
-        self._small = vectors * vector_bytes <= CACHED_BYTES
+        self._bytes = vectors * self._vector_bytes
+        self._small = self._bytes <= CACHED_BYTES
         self._all: TokenSet | None = None
+        self._reading = threading.Lock()
 
     @property
     def end_s(self) -> float:
         """Where its last cell ends, seconds."""
         return float(self._ends_s[-1])
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of its vectors while it is in memory; 0 for a video that is too long to stay there."""
+        return self._bytes if self._small else 0
+
+    def read(self, device: torch.device | None) -> TokenSet | None:
+        """Its tokens, in memory from now on; None for a video that is too long. `device`: where they are to go.
+
+        May be called from any thread.
+        """
+        if not self._small:
+            return None
+        with self._reading:
+            if self._all is None:
+                pin_memory = device is not None and device.type == "cuda"
+                self._all = self._store.tokens(self.video_id, pin_memory=pin_memory)
+            return self._all
 
     def view(self, start_s: float | None, end_s: float | None) -> View | None:
         """The cells that begin in [start_s, end_s); None if there is none."""
@@ -69,10 +94,11 @@ class StoredVideo:
         """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one."""
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         related: list[torch.Tensor] = []
-        for chunk in self._chunks(view):
+        for chunk in self._chunks(view, device):
             parts.append((chunk.positions[:, 0] - view.first_cell, chunk.correspondence, chunk.echo))
             if query is not None:
-                scored = relevance(chunk.tokens.to(device), query.to(device), reduce=reduce)
+                tokens = chunk.tokens.to(device, non_blocking=True)
+                scored = relevance(tokens, query.to(device), reduce=reduce)
                 related.append(scored.cpu())
         t, correspondence, echo = (
             (torch.cat(column) for column in zip(*parts, strict=True))
@@ -86,6 +112,7 @@ class StoredVideo:
             cells=view.grid_thw[0],
             tokens_per_cell=view.tokens_per_cell,
             highest_dropped=self.row["highest_dropped_novelty"],
+            rank_by=self._store.settings.rank_by,
         )
         return stored, torch.cat(related) if related else None
 
@@ -106,14 +133,38 @@ class StoredVideo:
         return unpool(column_values(cells["pooled"])), torch.from_numpy(column_values(cells["radius"]).copy())
 
     @cached_property
-    def novelty(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T, N) float32 novelty of all tokens of a lossless store, and (T,) bool: the cells that are anchors."""
+    def lossless(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(T, N) float32 c and e of all tokens of a lossless store, and (T,) bool: the cells that are anchors."""
         whole = self.view(None, None)
         assert whole is not None
         stored, _ = self.scores(whole, None, reduce="max", device=torch.device("cpu"))
-        novelty = (-stored.correspondence - stored.echo).view(whole.grid_thw[0], -1)
+        shape = (whole.grid_thw[0], whole.tokens_per_cell)
         anchor = self._store.cells(self.video_id, ("anchor",))["anchor"].to_numpy()
-        return novelty, torch.from_numpy(anchor.copy())
+        return stored.correspondence.view(shape), stored.echo.view(shape), torch.from_numpy(anchor.copy())
+
+    def vectors(self, view: View, *, device: torch.device) -> torch.Tensor:
+        """(T, N, D) all tokens of `view` on `device`, which must be stored whole; in float32 where they are stored in int8.
+
+        Raises UnanswerableError where they are more than VECTORS_BYTES.
+        """
+        size = view.tokens * self._vector_bytes
+        if size > VECTORS_BYTES:
+            raise UnanswerableError(
+                "too_long_for_policy",
+                f"the policy looks at all {view.tokens} tokens of {self.row['uri']} at once, {size / 2**30:.1f} GiB of at "
+                f"most {VECTORS_BYTES >> 30}: ask about a shorter range, or give --policy anchored, echoprune or evs",
+            )
+        dim = self._store.settings.dim
+        vectors: torch.Tensor | None = None
+        begin = 0
+        for chunk in self._chunks(view, device):
+            if vectors is None:
+                vectors = torch.empty((view.tokens, dim), dtype=chunk.tokens.dtype, device=device)
+            vectors[begin : begin + len(chunk)].copy_(chunk.tokens, non_blocking=True)
+            begin += len(chunk)
+        if vectors is None or begin != view.tokens:
+            raise ValueError(f"{begin} of {view.tokens} tokens of {self.row['uri']} are stored, not all")
+        return vectors.view(view.grid_thw[0], view.tokens_per_cell, dim)
 
     def gather(self, view: View, index: torch.Tensor) -> TokenSet:
         """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw; t counts within the view."""
@@ -126,16 +177,16 @@ class StoredVideo:
             begin += len(chunk)
         return _joined(picked, view)
 
-    def _chunks(self, view: View) -> Iterator[TokenSet]:
+    def _chunks(self, view: View, device: torch.device | None = None) -> Iterator[TokenSet]:
+        """What is stored of `view`, piece by piece, on the CPU; `device`: where it is to go."""
         first, stop = int(self._begins[view.first_cell]), int(self._begins[view.stop_cell])
         if first == stop:
             return
-        if not self._small:
+        tokens = self.read(device)
+        if tokens is None:
             yield from self._store.token_chunks(self.video_id, first=first, count=stop - first)
-            return
-        if self._all is None:
-            self._all = self._store.tokens(self.video_id)
-        yield _pick(self._all, slice(first, stop))
+        else:
+            yield _pick(tokens, slice(first, stop))
 
 
 def _frame_step_s(settings: StoreSettings, length_s: float) -> float | None:

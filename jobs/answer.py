@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from jobs.exits import FAILED_VIDEOS, OK, run_module
+from jobs.exits import finished, run_module
 from jobs.options import options_of
 from jobs.progress import duration, progress_on_stderr, short, shown, size
 from pipelines.answer_config import AnswerConfig
@@ -44,7 +44,7 @@ def finish(report: dict[str, Any], *, limit: int, noun: str = "questions") -> in
     """Prints the summary, and `limit` answers; returns the exit code."""
     for line in [*summary(report, noun=noun), *examples(report["config"]["out"], limit)]:
         click.echo(line)
-    return FAILED_VIDEOS if report["answers"]["failed"] else OK
+    return finished(report["answers"]["failed"], failed_ok=report["config"]["failed_ok"])
 
 
 def summary(report: dict[str, Any], *, noun: str) -> list[str]:

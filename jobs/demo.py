@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.answer import examples
 from jobs.answer import summary as answer_summary
+from jobs.demo_tables import show_answers, show_kept
 from jobs.exits import OK, run_module
 from jobs.index import summary
-from jobs.progress import progress_on_stderr, size
+from jobs.progress import progress_on_stderr, shown, size
 from jobs.search import search
 from jobs.status import show
 
@@ -21,53 +21,64 @@ if TYPE_CHECKING:
     from echoprune.synth import SynthVideo
 
 CLIPS = 6
-CLIP_S = 20.0
+CLIP_S = 60.0
 PICTURED = 2
-ASKED = 3
-# As many tokens as one of a clip's 20 cells has.
+ASKED = 24
+CAPTIONED = 2
+WINDOW = "30s"
+# As many tokens as three of a clip's 60 cells have.
 BUDGET = "0.05"
+MODEL = "reference"
 
 
 @click.command()
 @click.option(
-    "--out", default="demo-out", show_default=True, metavar="DIR", help="Folder for clips, model and store."
+    "--out", default="demo-out", show_default=True, metavar="DIR", help="Folder for clips, store and answers."
 )
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Equal seeds render equal clips."
 )
-def demo(out: str, seed: int) -> int:
-    """Render a small archive, index it on local Ray with a tiny random model, show what is in the store, and ask it.
+@click.option(
+    "--model",
+    default=MODEL,
+    show_default=True,
+    help="What indexes and answers: the small model of the package, a local folder or a hub id.",
+)
+def demo(out: str, seed: int, model: str) -> int:
+    """Render a small archive, index it on local Ray, show what is in the store, ask it and check the answers.
 
-    Random weights have nothing to say: the texts are noise. Tokens, times, evidence and tables are real.
+    Answers are held against what was rendered, and the moments that they rest on against when it happened.
     """
-    from echoprune.models.tiny import write_tiny_checkpoint
+    from echoprune.models import model_settings
     from echoprune.status import store_status
     from echoprune.synth import render_archive
     from pipelines.config import IndexConfig
     from pipelines.index import run_index
 
+    model_settings(model)  # a name that is none is said before a minute was spent
     folder = Path(out)
-    videos, model, store = folder / "videos", folder / "model", folder / "store"
-    step(f"1. {CLIPS} clips of {CLIP_S:.0f} s and one broken file -> {videos}")
-    clips = render_archive(videos, videos=CLIPS, seconds=CLIP_S, seed=seed)
+    archive, store = folder / "archive", folder / "store"
+    step(f"1. echoprune synth --out {archive} --videos {CLIPS} --minutes {CLIP_S / 60:g} --seed {seed}")
+    clips = render_archive(archive, videos=CLIPS, seconds=CLIP_S, seed=seed)
+    videos = clips[0].path.parent
     (videos / "broken.mp4").write_bytes(b"this is not a video\n" * 50)
-    step(f"2. a tiny random model of the real class -> {model}")
-    if not model.exists():
-        write_tiny_checkpoint("qwen2_5_vl", model)
-    command = f"echoprune index {videos} --store {store} --model {model}"
-    step(f"3. {command}")
-    config = IndexConfig(paths=(str(videos),), store=str(store), model=str(model))
+    click.echo(
+        f"   {CLIPS} clips of {CLIP_S:.0f} s and one broken file; the truth is in {archive}/truth.jsonl"
+    )
+    step(f"2. echoprune index {videos} --store {store} --model {model}")
+    config = IndexConfig(paths=(str(videos),), store=str(store), model=model)
     with progress_on_stderr() as progress:
         report = run_index(config, on_progress=progress)
-    for line in summary(report):
-        click.echo(f"   {line}")
-    step(f"4. echoprune status {store}")
+    _echo(summary(report))
+    step(f"3. echoprune status {store}")
     show(store_status(store), all_failures=False)
-    step("5. what was kept")
-    _table(store)
+    step("4. what was kept")
+    show_kept(store)
     for clip in clips[:PICTURED]:
         _picture(store, clip.path, folder / f"{clip.path.stem}.png")
-    _ask(clips, folder)
+    _ask(folder, clips, model)
+    _caption(folder, clips, model)
+    _search(folder, clips, model)
     step("Read it with anything:")
     click.echo(f"   duckdb -c \"SELECT uri, cells, tokens, kept FROM '{store}/videos/*.parquet'\"")
     click.echo(
@@ -80,66 +91,81 @@ def demo(out: str, seed: int) -> int:
     return OK
 
 
-def _ask(clips: list[SynthVideo], folder: Path) -> None:
-    """Questions, captions and a search, from the store alone."""
-    from pipelines.answer import run_answer, run_captions
-    from pipelines.answer_config import AnswerConfig, CaptionConfig
+def some_of_each_kind(rows: list[str], count: int) -> list[str]:
+    """`count` of the lines of a question file, evenly of all kinds and of all videos as far as that goes."""
+    import json
 
-    store, model = str(folder / "store"), str(folder / "model")
-    questions = folder / "questions.jsonl"
-    questions.write_text("".join(json.dumps(row) + "\n" for row in _questions(clips)))
-    out = str(folder / "answers")
-    step(f"6. echoprune answer {store} --model {model} --questions {questions} --out {out} --budget {BUDGET}")
-    asked = AnswerConfig(
-        store=store, model=model, questions=str(questions), out=out, budget=BUDGET, max_new_tokens=8
+    by_kind: dict[str, dict[str, list[str]]] = {}
+    for line in rows:
+        row = json.loads(line)
+        by_kind.setdefault(row["kind"], {}).setdefault(row["video"], []).append(line)
+    turns = []
+    for number, of_videos in enumerate(by_kind.values()):
+        # Each kind begins with another video.
+        groups = list(of_videos.values())
+        groups = groups[number % len(groups) :] + groups[: number % len(groups)]
+        turns.append([line for turn in zip_longest(*groups) for line in turn if line is not None])
+    taken = [line for turn in zip_longest(*turns) for line in turn if line is not None][:count]
+    return [line for line in rows if line in set(taken)]
+
+
+def _ask(folder: Path, clips: list[SynthVideo], model: str) -> None:
+    """Some of the archive's questions, from the store alone, and what their answers are worth."""
+    from echoprune.synth import QUESTIONS
+    from pipelines.answer import run_answer
+    from pipelines.answer_config import AnswerConfig
+
+    questions, out = folder / QUESTIONS, folder / "answers"
+    lines = (folder / "archive" / QUESTIONS).read_text(encoding="utf-8").splitlines()
+    questions.write_text("".join(f"{line}\n" for line in some_of_each_kind(lines, ASKED)), encoding="utf-8")
+    given = ["--model", model, "--questions", str(questions), "--out", str(out), "--budget", BUDGET]
+    step(f"5. echoprune answer {folder / 'store'} {shlex.join(given)}")
+    config = AnswerConfig(
+        store=str(folder / "store"),
+        model=model,
+        questions=str(questions),
+        out=str(out),
+        budget=BUDGET,
     )
     with progress_on_stderr("questions") as progress:
-        report = run_answer(asked, on_progress=progress)
-    for line in [*answer_summary(report, noun="questions"), *examples(out, 2 * ASKED)]:
-        click.echo(f"   {line}")
-    click.echo("   (random weights: the texts are noise; the evidence is of the tokens that were kept)")
-    for clip in clips[:ASKED]:
-        event = next(item for item in clip.objects if item.role == "event")
-        click.echo(
-            f"   truth of {clip.path.name}: {event.colour} {event.shape} from {event.start_s:.1f} to {event.end_s:.1f} s"
-        )
-    out = str(folder / "captions")
-    step(f"7. echoprune caption {store} --model {model} --window 10s --out {out}")
-    windows = CaptionConfig(store=store, model=model, out=out, window="10s", budget=BUDGET, max_new_tokens=8)
+        report = run_answer(config, on_progress=progress)
+    _echo(answer_summary(report | {"accuracy": []}, noun="questions"))
+    _echo(show_answers(out))
+
+
+def _caption(folder: Path, clips: list[SynthVideo], model: str) -> None:
+    from echoprune.answer_store import open_answers
+    from echoprune.scene_questions import caption
+    from pipelines.answer import run_captions
+    from pipelines.answer_config import CaptionConfig
+
+    store, out = str(folder / "store"), str(folder / "captions")
+    step(f"6. echoprune caption {store} --model {model} --window {WINDOW} --out {out}")
+    config = CaptionConfig(store=store, model=model, out=out, window=WINDOW)
     with progress_on_stderr("questions") as progress:
-        report = run_captions(windows, on_progress=progress)
-    for line in [*answer_summary(report, noun="captions"), *examples(out, 2)]:
-        click.echo(f"   {line}")
-    words = [store, "what appears", "--answers", str(folder / "answers"), "--model", model, "--limit", "3"]
-    step(f"8. echoprune search {shlex.join(words)}")
+        report = run_captions(config, on_progress=progress)
+    _echo(answer_summary(report, noun="captions"))
+    columns = ["video", "uri", "start_s", "end_s", "raw_text", "status"]
+    rows: list[dict[str, Any]] = open_answers(out).table(columns).to_pylist()
+    for clip in clips[:CAPTIONED]:
+        own = [row for row in rows if Path(row["uri"] or row["video"]).name == clip.path.name]
+        for row in sorted(own, key=lambda row: row["start_s"]):
+            start_s, end_s = row["start_s"], min(row["end_s"] or clip.duration_s, clip.duration_s)
+            click.echo(
+                shown(f"   {clip.path.name} {start_s:.0f}-{end_s:.0f} s: {row['raw_text'] or row['status']}")
+            )
+            click.echo(f"      truth: {caption(clip.scene, start_s, end_s)}")
+
+
+def _search(folder: Path, clips: list[SynthVideo], model: str) -> None:
+    event = clips[0].scene.of_role("popup")[0]
+    words = [str(folder / "store"), event.name, "--answers", str(folder / "captions"), "--model", model]
+    words += ["--limit", "3"]
+    step(f"7. echoprune search {shlex.join(words)}")
     search.main(words, standalone_mode=False)
-
-
-def _questions(clips: list[SynthVideo]) -> list[dict[str, object]]:
-    """Of each clip, what colour the event has, and an open question about the time when it is there."""
-    rows: list[dict[str, object]] = []
-    for index, clip in enumerate(clips[:ASKED]):
-        event = next(item for item in clip.objects if item.role == "event")
-        rows.append(
-            {
-                "question_id": f"{index}a",
-                "video": clip.path.name,
-                "kind": "event_colour",
-                "question": f"What colour is the {event.shape} that appears late and is gone again?",
-                "options": sorted({item.colour for item in clip.objects}),
-                "answer": event.colour,
-            }
-        )
-        rows.append(
-            {
-                "question_id": f"{index}b",
-                "video": clip.path.name,
-                "kind": "open",
-                "question": "What happens?",
-                "start_s": round(event.start_s - 2, 1),
-            }
-        )
-    return rows
+    click.echo(
+        f"   truth: it pops up in {clips[0].path.name} from {event.start_s:.1f} to {event.end_s:.1f} s"
+    )
 
 
 def step(text: str) -> None:
@@ -147,33 +173,9 @@ def step(text: str) -> None:
     click.secho(f"\n{text}", bold=True)
 
 
-def _table(store: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from echoprune.store import open_store
-
-    # A file name may hold brackets, which rich would take for its markup.
-    console = Console(markup=False, emoji=False, highlight=False)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("video", "status", "codec", "decoder"):
-        table.add_column(name, no_wrap=True)
-    for name in ("seconds", "cells", "grid", "tokens", "kept"):
-        table.add_column(name, no_wrap=True, justify="right")
-    for row in open_store(store).videos().to_pylist():
-        name = Path(row["uri"]).name
-        if row["status"] == "failed":
-            table.add_row(name, "failed", *["-"] * 7)
-            continue
-        kept = f"{row['kept']:,} ({row['kept'] / row['tokens']:.0%})"
-        sizes = (
-            f"{row['covered_s']:.1f}",
-            str(row["cells"]),
-            f"{row['grid_h']}x{row['grid_w']}",
-            f"{row['tokens']:,}",
-        )
-        table.add_row(name, row["status"], row["codec"], row["decoder"], *sizes, kept)
-    console.print(table)
+def _echo(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(f"   {line}")
 
 
 def _picture(store: Path, video: Path, path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from echoprune.credentials import masked
 from echoprune.errors import (
     ConfigError,
     EchoPruneError,
@@ -26,6 +27,7 @@ from echoprune.errors import (
     StoreMismatchError,
     UnknownModelError,
 )
+from jobs.progress import shown
 
 OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -41,6 +43,11 @@ class OneLineErrors(click.Group):
         """Runs the command and exits the process."""
         kwargs["standalone_mode"] = False
         one_line(partial(super().main, *args, **kwargs))
+
+
+def finished(failed: int, *, failed_ok: bool) -> int:
+    """The exit code of a run that came to its end, with that many failed videos or answers in all."""
+    return FAILED_VIDEOS if failed and not failed_ok else OK
 
 
 def run_module(command: click.Command, module: str) -> NoReturn:
@@ -84,5 +91,5 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"echoprune: {' '.join(message.split())}", err=True)
+    click.echo(f"echoprune: {shown(masked(' '.join(message.split())))}", err=True)
     sys.exit(code)

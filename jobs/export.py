@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from echoprune.errors import ConfigError
+from jobs.options import s3_options
 from jobs.progress import shown
 from jobs.spinner import busy
-from pipelines.config import require_local_store
+from pipelines.job_config import require_store_place
 
 OF_ANSWERS = ("jsonl",)
 OF_STORES = ("parquet", "npz", "lance")
@@ -22,6 +23,7 @@ OF_STORES = ("parquet", "npz", "lance")
     type=click.Choice([*OF_ANSWERS, *OF_STORES]),
     help="jsonl of answers and captions; parquet, npz or lance of a store. Default: jsonl, of a store parquet.",
 )
+@s3_options
 def export(source: str, out: str, form: str | None) -> None:
     """Write answers or tokens in forms that other tools read.
 
@@ -33,7 +35,7 @@ def export(source: str, out: str, form: str | None) -> None:
 
     PATH appears when it is whole. Exit code: 0 written, 2 wrong usage, 1 it broke.
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
-    require_local_store(source, name="STORE_OR_ANSWERS")
+    require_store_place(source, name="STORE_OR_ANSWERS")
     require_local_path(out)
     with busy() as tell:
         tell("reading")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from jobs.exits import FAILED_VIDEOS, OK, run_module
+from jobs.exits import finished, run_module
 from jobs.options import options_of
 from jobs.progress import duration, progress_on_stderr, short, shown, size
 from pipelines.config import IndexConfig
@@ -33,7 +33,7 @@ def index(**options: Any) -> int:
         report = run_index(config, on_progress=progress)
     for line in summary(report):
         click.echo(line)
-    return FAILED_VIDEOS if report["store"]["failed"] else OK
+    return finished(report["store"]["failed"], failed_ok=config.failed_ok)
 
 
 def summary(report: dict[str, Any]) -> list[str]:
@@ -54,9 +54,10 @@ def summary(report: dict[str, Any]) -> list[str]:
     lines.append(f"store {where}: {store['ok']} ok, {store['partial']} partial, {store['failed']} failed")
     for uri, kind, message in run["failures"][:SHOWN_FAILURES]:
         lines.append(shown(f"  failed ({kind}): {message if uri in message else f'{uri}: {message}'}"))
-    if len(run["failures"]) > SHOWN_FAILURES:
-        lines.append(f"  and {len(run['failures']) - SHOWN_FAILURES} more")
-    standing = store["failed"] - len(run["failures"])
+    failed_now = len(run["failures"]) + run["failures_left_out"]
+    if failed_now > SHOWN_FAILURES:
+        lines.append(f"  and {failed_now - SHOWN_FAILURES} more")
+    standing = store["failed"] - failed_now
     if standing > 0:
         videos = (
             "1 failed video of earlier runs was"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from echoprune.errors import ConfigError, StoreError
+from jobs.options import s3_options
 from jobs.progress import duration, short, shown
-from pipelines.config import require_local_store
+from pipelines.job_config import require_store_place
 
 if TYPE_CHECKING:
     from echoprune.inspection import VideoView
@@ -28,12 +29,13 @@ BAR_WIDTH = 60
     "--moments", default=12, show_default=True, type=click.IntRange(1), help="Moments listed and drawn."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the video's row and its cells.")
+@s3_options
 def inspect_video(store: str, video: str, png: str | None, moments: int, as_json: bool) -> None:
     """Show what STORE keeps of VIDEO (an id, a uri or a file name)."""
     from echoprune.inspection import draw_view, view_video
     from echoprune.store import open_store
 
-    require_local_store(store, name="STORE")
+    require_store_place(store, name="STORE")
     opened = open_store(store)
     video_id = _video_with_tokens(opened, video)
     view = view_video(opened, video_id)

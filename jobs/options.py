@@ -8,6 +8,7 @@ dataclass stays the single source. The file is read as text, and its values go t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 import click
 
 from echoprune.errors import ConfigError
-from pipelines.config import JobConfig, flag_name, option_fields, scalar_kind
+from echoprune.s3_options import use_s3
+from pipelines.config import S3Config
+from pipelines.job_config import JobConfig, flag_name, option_fields, scalar_kind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,19 +36,7 @@ def options_of(config: type[JobConfig]) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         for field in reversed(option_fields(config)):
-            choices = field.metadata["choices"]
-            kind: Any = click.Choice(choices) if choices else scalar_kind(hints[field.name])
-            flag = flag_name(field)
-            command = click.option(
-                # With its opposite, so that the command line wins over the file.
-                flag if kind is not bool else f"{flag}/--no-{flag.removeprefix('--')}",
-                field.name,
-                type=kind,
-                default=field.default,
-                show_default=field.default not in (None, "", False),
-                help=field.metadata["help"],
-                metavar=field.metadata["metavar"] or None,
-            )(command)
+            command = _option(field, hints[field.name])(command)
         named = {
             field.name: f"`{field.name}` (a list)" if _is_list(field) else f"`{field.name}`"
             for field in dataclasses.fields(config)
@@ -65,6 +56,42 @@ def options_of(config: type[JobConfig]) -> Callable[[Command], Command]:
         )(command)
 
     return decorate
+
+
+def _option(field: dataclasses.Field[Any], annotation: Any) -> Callable[[Command], Command]:
+    choices = field.metadata["choices"]
+    kind: Any = click.Choice(choices) if choices else scalar_kind(annotation)
+    flag = flag_name(field)
+    return click.option(
+        # With its opposite, so that the command line wins over the file.
+        flag if kind is not bool else f"{flag}/--no-{flag.removeprefix('--')}",
+        field.name,
+        type=kind,
+        default=field.default,
+        show_default=field.default not in (None, "", False),
+        help=field.metadata["help"],
+        metavar=field.metadata["metavar"] or None,
+    )
+
+
+def s3_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, preceded by making the options of S3Config those of this process.
+
+    For commands that have no configuration; to be put next to the function, below the command's own options.
+    """
+    fields = option_fields(S3Config)
+
+    @functools.wraps(command)
+    def with_s3(*arguments: Any, **options: Any) -> Any:
+        config = S3Config(**{field.name: options.pop(field.name) for field in fields})
+        use_s3(config.s3)
+        return command(*arguments, **options)
+
+    hints = typing.get_type_hints(S3Config)
+    decorated: Callable[..., Any] = with_s3
+    for field in reversed(fields):
+        decorated = _option(field, hints[field.name])(decorated)
+    return decorated
 
 
 def _is_list(field: dataclasses.Field[Any]) -> bool:

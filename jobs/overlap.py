@@ -35,12 +35,15 @@ def overlap(**options: Any) -> int:
     config = OverlapConfig(**options)
     from echoprune.answer_settings import AnswerSettings
     from echoprune.models import load_answerer
-    from echoprune.overlap import measure, summary
+    from echoprune.overlap import measure, require_comparable, summary
     from echoprune.questions import read_questions
+    from echoprune.s3_options import use_s3
     from echoprune.store import open_store
 
+    use_s3(config.s3)
     settings = AnswerSettings(**config.settings_values())
     store = open_store(config.store)
+    require_comparable(store, settings)
     questions = read_questions(config.questions).questions
     keeps = [keep.strip() for keep in config.keeps.split(",") if keep.strip()]
     answerer = load_answerer(
@@ -55,7 +58,15 @@ def overlap(**options: Any) -> int:
     failed = 0
     with progress_on_stderr("comparisons") as progress:
         total = len(questions) * len(keeps)
-        for row in measure(questions, store=store, answerer=answerer, settings=settings, keeps=keeps):
+        rows_of = measure(
+            questions,
+            store=store,
+            answerer=answerer,
+            settings=settings,
+            keeps=keeps,
+            rank_by=config.rank_by,
+        )
+        for row in rows_of:
             rows.append(row)
             failed += bool(row.error)
             progress({"comparisons_done": len(rows), "comparisons": total, "failed": failed})

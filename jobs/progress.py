@@ -51,12 +51,15 @@ class JsonLines:
 
 @contextmanager
 def progress_on_stderr(
-    unit: str = "videos", *, words: Callable[[dict[str, Any]], str] | None = None
+    unit: str = "videos",
+    *,
+    words: Callable[[dict[str, Any]], str] | None = None,
+    begin: str = "reading the archive and the model",
 ) -> Iterator[Progress]:
     """A Progress for as long as the block lasts.
 
     Snapshots hold the number of all `unit`s under that name and of those done under `<unit>_done`; `words` says
-    what stands beside the bar, `rates` of an index run if left out.
+    what stands beside the bar, `rates` of an index run if left out, and `begin` before the first snapshot.
     """
     if not sys.stderr.isatty():
         lines = JsonLines()
@@ -66,7 +69,7 @@ def progress_on_stderr(
     from rich.console import Console
 
     bar = bar_on(Console(stderr=True), unit)
-    task = bar.add_task("", total=1, words="reading the archive and the model")
+    task = bar.add_task("", total=1, words=begin)
     with bar:
 
         def show(snapshot: dict[str, Any]) -> None:

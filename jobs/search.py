@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echoprune.errors import ConfigError, NoSuchVideoError
+from echoprune.s3_options import is_s3
+from jobs.options import s3_options
 from jobs.search_table import describe, show
 from jobs.spinner import busy
-from pipelines.config import require_local_store
+from pipelines.job_config import require_store_place
 
 if TYPE_CHECKING:
     from echoprune.fulltext import TextHit
@@ -69,9 +71,11 @@ KINDS = ("tokens", "text", "both")
 @click.option(
     "--text-index",
     metavar="FILE",
-    help="Where the index of the text is kept. Default: a file search*.sqlite in the first --answers.",
+    help="Where the index of the text is kept. Default: a file search*.sqlite in the first --answers, or in the user's "
+    "cache folder if that lies in S3.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each moment.")
+@s3_options
 def search(
     *,
     store: str,
@@ -95,9 +99,9 @@ def search(
     broke.
     """
     wanted = _kinds(kind, answers=answers, model=model)
-    require_local_store(store, name="STORE")
+    require_store_place(store, name="STORE")
     for folder in answers:
-        require_local_store(folder, name="--answers")
+        require_store_place(folder, name="--answers")
     # What is not UTF-8 on the command line is no word of any text.
     words = os.fsencode(text).decode("utf-8", "replace").strip()
     if not words:
@@ -180,18 +184,17 @@ def _by_text(
     from echoprune.fulltext import build_index, match_expression
 
     match_expression(words)
-    paths = list(dict.fromkeys(Path(folder.removeprefix("file://")).expanduser() for folder in folders))
-    opened = [open_answers(path) for path in paths]
-    target = _index_file(paths) if index is None else Path(index).expanduser()
+    opened = {answers.storage.url: answers for answers in map(open_answers, folders)}
+    target = _index_file(list(opened)) if index is None else Path(index).expanduser()
     tell("reading answers")
-    made = build_index(opened, target)
+    made = build_index(list(opened.values()), target)
     tell("searching text")
     known = set(store.places()["video_id"].to_pylist())
     hits, foreign = _matches(target, words, known if video_ids is None else video_ids, known, limit=limit)
     stat = {
         "kind": "text",
         "folders": len(opened),
-        "rows": sum(file.rows for each in opened for file in each.files),
+        "rows": sum(file.rows for each in opened.values() for file in each.files),
         "found": len(hits),
         "of_other_stores": foreign,
         "index": str(target),
@@ -200,17 +203,20 @@ def _by_text(
     return [_text_row(rank, hit) for rank, hit in enumerate(hits, start=1)], stat
 
 
-def _index_file(folders: Sequence[Path]) -> Path:
-    """Beside the first answers; of several folders one for each combination, since scores depend on all of them."""
+def _index_file(folders: Sequence[str]) -> Path:
+    """Beside the first answers, in the user's cache if they lie in S3, where SQLite cannot write.
+
+    Of several folders one for each combination, since scores depend on all of them.
+    """
     from echoprune.fulltext import INDEX_FILE
 
-    if len(folders) == 1:
-        return folders[0] / INDEX_FILE
-    names = "\n".join(sorted(str(folder.absolute()) for folder in folders))
-    return (
-        folders[0]
-        / f"search-{hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.sqlite"
-    )
+    names = "\n".join(sorted(folders))
+    combined = f"search-{hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.sqlite"
+    if is_s3(folders[0]):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "echoprune")
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cache / combined
+    return Path(folders[0]) / (INDEX_FILE if len(folders) == 1 else combined)
 
 
 def _matches(

@@ -6,51 +6,57 @@ counts, never tensors.
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from echoprune.accuracy import accuracy
+from echoprune.answer import require_tokens
 from echoprune.answer_plan import AnswerPlan, PlannedShard, extend_plan, load_plan
-from echoprune.answer_run import AnswerRun, answer_run, create_answers
+from echoprune.answer_run import AnswerRun, answer_run, create_answers, with_engine
 from echoprune.answer_schema import answers_schema
 from echoprune.answer_settings import AnswerSettings
 from echoprune.answer_store import open_answers
 from echoprune.answered_videos import require_same_videos
 from echoprune.captions import caption_questions, parse_window
 from echoprune.errors import ConfigError
-from echoprune.lease import Lease
+from echoprune.lease import Lease, check
 from echoprune.models import fingerprint, model_settings
 from echoprune.models.identity import answering_digest
 from echoprune.question import Question
 from echoprune.questions import QuestionFile, read_questions
-from echoprune.receipt import read_receipts, sweep
+from echoprune.receipt import sweep
+from echoprune.s3_options import use_s3
 from echoprune.storage import Storage
 from echoprune.store import TokenStore, open_store
 from echoprune.templates import AUTO, template_names
 from pipelines.answer_config import AnswerConfig, AnsweringConfig, CaptionConfig
 from pipelines.answer_tally import AnswerTally
 from pipelines.answer_worker import AnswerJob, AnswerWorker
-from pipelines.events import Event, QuestionsStarted
-from pipelines.ray_session import Crew, session, start_worker
+from pipelines.chosen import answer_dtype_of, engine_of
+from pipelines.crew import Crew, crew, nodes_alive, start_worker, workers_now
+from pipelines.events import Event, QuestionDone
+from pipelines.maintain import new_run_id
+from pipelines.max_failed import MaxFailed
+from pipelines.metrics import RunMetrics
+from pipelines.ray_session import joins, session
+from pipelines.run_end import reported, sweep_leftovers
 from pipelines.schedule import Scheduler
+from pipelines.throttle import SNAPSHOT_EVERY_S, Throttle
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
 
-REPORT_FILE = "run_report.json"
 # Questions and counts alone travel through it; Ray takes no less than 75 MB.
 OBJECT_STORE_BYTES = 128 << 20
 # Families whose tokens have no places in time and space: positions may be counted anew there.
@@ -80,8 +86,9 @@ def run_answer(config: AnswerConfig, *, on_progress: OnProgress) -> dict[str, An
     Raises ConfigError or StoreMismatchError before anything ran, StoreError or ModelError when the run broke. What was
     committed stands.
     """
+    use_s3(config.s3)
     settings = _settings(config)
-    store = _matching_store(config)
+    store = _matching_store(config, settings)
     file = read_questions(config.questions)
     by = config.by or ("kind",)
     _check_columns(by, file)
@@ -93,9 +100,10 @@ def run_answer(config: AnswerConfig, *, on_progress: OnProgress) -> dict[str, An
 
 def run_captions(config: CaptionConfig, *, on_progress: OnProgress) -> dict[str, Any]:
     """Captions each window of the store's videos that `config.out` lacks; otherwise as `run_answer`."""
+    use_s3(config.s3)
     settings = _settings(config)
     window_s = parse_window(config.window)
-    store = _matching_store(config)
+    store = _matching_store(config, settings)
     windows = caption_questions(
         store, window_s=window_s, template=config.template, videos=config.videos or None
     )
@@ -115,7 +123,7 @@ def _settings(config: AnsweringConfig) -> AnswerSettings:
     return AnswerSettings(**values)
 
 
-def _matching_store(config: AnsweringConfig) -> TokenStore:
+def _matching_store(config: AnsweringConfig, settings: AnswerSettings) -> TokenStore:
     """The store, if the model is the one whose tokens it holds and takes the options; otherwise an error.
 
     Raises StoreMismatchError, or ConfigError: before the folder of the answers is pinned to what cannot be answered.
@@ -127,6 +135,7 @@ def _matching_store(config: AnsweringConfig) -> TokenStore:
             f"--positions compact is not for {family}, whose tokens have places in time and space: give original, or auto"
         )
     store.settings.require_model(fingerprint(config.model), config.model)
+    require_tokens(store, settings)
     return store
 
 
@@ -162,13 +171,18 @@ def _answer_run(
 
 
 def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> dict[str, Any]:
-    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
+    run_id = new_run_id()
     with ExitStack() as ray_session:
         # Before a new folder is made: wrong options of the cluster must not leave an empty one behind.
         people = None if Storage(config.out).names() else _connect(config, ray_session)
+        compute_dtype = answer_dtype_of(config, people, own=asked.run.compute_dtype)
+        made_by, settings = with_engine(
+            replace(asked.run, compute_dtype=compute_dtype), asked.settings, engine_of(config, people)
+        )
+        asked = replace(asked, run=made_by, settings=settings)
         storage = create_answers(config.out, asked.run)
         with Lease.acquire(storage, run_id=run_id, option="--out") as lease:
-            sweep(storage)
+            receipts = sweep(storage, check_epoch=partial(check, storage, lease.epoch)).receipts
             require_same_videos(open_answers(storage.url), asked.store)
             extend_plan(
                 storage,
@@ -179,12 +193,13 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
             )
             asked.questions.clear()
             plan = load_plan(storage)
-            shards = plan.pending(read_receipts(storage), retry_failed=config.retry_failed)
+            shards = plan.pending(receipts, retry_failed=config.retry_failed)
             todo = sum(map(len, shards))
             tally = AnswerTally(questions=todo, done_before=len(plan) - todo)
             started_at = datetime.now(UTC)
             quarantined: set[str] = set()
-            try:
+
+            def work() -> None:
                 if shards:
                     # Ray ends before the lease is given up: no worker may write after that.
                     with ray_session:
@@ -199,12 +214,15 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
                             run_id=run_id,
                             lease_epoch=lease.epoch,
                         )
-                        quarantined = _run_shards(job, shards, tally, on_progress=on_progress)
-                    if any(shard.generation for shard in shards):
-                        # What they replaced goes, so that a glob over the answers reads each question once.
-                        sweep(storage)
-            finally:
-                report = {
+                        scheduler = _run_shards(
+                            job, shards, tally, name=asked.run.job, on_progress=on_progress
+                        )
+                    quarantined.update(scheduler.quarantined)
+                    rewritten = any(shard.generation for shard in shards)
+                    sweep_leftovers(storage, lease, deaths=scheduler.deaths, rewritten=rewritten)
+
+            def report() -> dict[str, Any]:
+                return {
                     "run_id": run_id,
                     "host": socket.gethostname(),
                     "started_at": started_at.isoformat(),
@@ -215,58 +233,63 @@ def _run(config: AnsweringConfig, asked: _Asked, *, on_progress: OnProgress) -> 
                     "quarantined": sorted(quarantined),
                     **_standing(plan, storage, extra=asked.extra, by=asked.by),
                 }
-                text = json.dumps(report, indent=2) + "\n"
-                storage.write_bytes(f"runs/{run_id}.json", text.encode())
-                storage.write_bytes(REPORT_FILE, text.encode())
-    return report
+
+            return reported(storage, lease, work, report)
 
 
 def _connect(config: AnsweringConfig, until: ExitStack) -> Crew:
     """The actors that there is room for on Ray, which is connected until the end of `until`."""
     until.enter_context(session(config.address, object_store_bytes=OBJECT_STORE_BYTES))
-    return _crew(workers=config.workers, device=config.device)
-
-
-def _crew(*, workers: int | None, device: str) -> Crew:
-    """As many answerers as asked for, otherwise one per GPU of the connected cluster, or one where there is none."""
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if device == "cuda" and not gpus:
-        raise ConfigError("--device cuda, but Ray finds no GPU in this cluster: use --device cpu or auto")
-    use_gpus = device != "cpu" and gpus > 0
-    count = workers or (gpus if use_gpus else 1)
-    room, unit = (min(gpus, cpus), "GPUs and CPU cores") if use_gpus else (cpus, "CPU cores")
-    if count > room:
-        raise ConfigError(
-            f"--workers is {count}, but the cluster has {unit} for {room}: give at most that many"
-        )
-    return Crew(
-        encoders=count, decoders=0, gpus_each=int(use_gpus), threads=1 if use_gpus else max(1, cpus // count)
+    return crew(
+        nodes_alive(),
+        encoders=config.workers,
+        decoders=0,
+        device=config.device,
+        may_join=joins(config.address),
+        option="--workers",
     )
 
 
 def _run_shards(
-    job: AnswerJob, shards: list[PlannedShard], tally: AnswerTally, *, on_progress: OnProgress
-) -> set[str]:
-    """Runs the shards on the connected Ray; returns the ids of questions that were quarantined."""
+    job: AnswerJob,
+    shards: list[PlannedShard],
+    tally: AnswerTally,
+    *,
+    name: str,
+    on_progress: OnProgress,
+) -> Scheduler:
+    """Runs the shards on the connected Ray; returns who ran them."""
     people = job.crew
     log.info("%d answerers", people.encoders)
 
+    metrics = RunMetrics(name)
+    limit = MaxFailed.parse(job.config.max_failed, of=tally.questions)
+    snapshots = Throttle(SNAPSHOT_EVERY_S)
+
     def on_event(shard_id: str, event: Event) -> None:
         tally.add(shard_id, event)
-        if not isinstance(event, QuestionsStarted):
+        if isinstance(event, QuestionDone) and event.status == "failed":
+            limit.check(tally.failed, of=tally.questions, what="questions", classes=tally.error_classes)
+        if snapshots.is_due():
             on_progress(tally.snapshot())
+        if metrics.is_due():
+            metrics.show(tally.totals())
 
+    metrics.show(tally.totals())
     on_progress(tally.snapshot())
     scheduler = Scheduler(
         make_worker=lambda: start_worker(AnswerWorker, job, people),
-        workers=people.encoders,
+        workers=workers_now(people, fixed=job.config.workers is not None),
         on_event=on_event,
         what="question",
         worker_name="answerer",
     )
-    scheduler.run(shards)
-    return scheduler.quarantined
+    try:
+        scheduler.run(shards)
+    finally:
+        metrics.show(tally.totals())
+    on_progress(tally.snapshot())
+    return scheduler
 
 
 def _standing(

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from echoprune.errors import ConfigError
-from pipelines.config import COMPUTE_DTYPES, DEVICES, JobConfig, option, require_local_store
+from pipelines.config import COMPUTE_DTYPES, DEVICES, RANKS, S3Config
+from pipelines.job_config import option, require_store_place
+from pipelines.max_failed import MaxFailed
 
 RELEVANCE = ("max", "mean", "softmax", "off")
+ENGINES = ("auto", "library", "fast")
+POLICIES = ("anchored", "echoprune", "uniform", "random", "evs", "vidcom2", "dycoke", "mmtok")
 SETTINGS = (
     "budget",
     "budget_includes_text",
     "relevance",
     "query",
+    "policy",
     "first",
     "correspondence_weight",
     "echo_weight",
@@ -31,6 +36,7 @@ SETTINGS = (
     "seed",
     "batch",
     "batch_tokens",
+    "engine",
 )
 _RELEVANCE_HELP = (
     "How a token's relevance is taken over the words of the query: its greatest similarity to one, their mean, or a "
@@ -40,7 +46,7 @@ _TEMPLATE_HELP = "What the model is told: brief, dense, summary, multiple_choice
 
 
 @dataclass(frozen=True)
-class AskingConfig(JobConfig):
+class AskingConfig(S3Config):
     """How the model is asked about a store; checks itself, raises ConfigError with the cure."""
 
     store: str = ""
@@ -65,15 +71,24 @@ class AskingConfig(JobConfig):
         "Whose words relevance is measured against.",
         choices=("question", "question+options", "prompt"),
     )
+    policy: str = option(
+        "anchored",
+        "What chooses the tokens of the budget: anchored ((1 - c)(2 - e + r), first cell whole), echoprune (the paper's "
+        "r - c - e), or a baseline, which needs a store made with --keep all.",
+        choices=POLICIES,
+    )
     first: str = option(
-        "share",
-        "The first cell, which has no past to echo, takes its share of the budget, or is kept whole beside it.",
-        choices=("share", "whole"),
+        "auto",
+        "The first cell, which has no past to echo, takes its share of the budget, or is whole as far as half of that goes; auto: "
+        "whole with anchored, share with echoprune. Other policies do not take this.",
+        choices=("auto", "share", "whole"),
     )
     correspondence_weight: float = option(
-        1.0, "Weight of the correspondence score c in S = r - c - e.", at_least=0
+        1.0, "Weight of the correspondence score c in S = r - c - e; of --policy echoprune alone.", at_least=0
     )
-    echo_weight: float = option(1.0, "Weight of the echo score e in S = r - c - e.", at_least=0)
+    echo_weight: float = option(
+        1.0, "Weight of the echo score e in S = r - c - e; of --policy echoprune alone.", at_least=0
+    )
     template: str = option(
         "auto", f"{_TEMPLATE_HELP}; auto: multiple_choice where there are options, else open."
     )
@@ -94,15 +109,23 @@ class AskingConfig(JobConfig):
     )
     top_p: float = option(1.0, "Sample from the likeliest tokens that have this share together.", above=0)
     top_k: int = option(0, "Sample from this many tokens at most; 0: from all.", at_least=0)
-    seed: int = option(0, "Seed of sampling.")
+    seed: int = option(0, "Seed of sampling, and of --policy random.")
     batch: int = option(8, "Questions answered together at most.", at_least=1)
     batch_tokens: int = option(
         65536, "Tokens of such a batch at most, filled up to its longest prompt.", at_least=1
     )
+    engine: str = option(
+        "auto",
+        "What generates text: the library's own code, or fast, the same weights by steps that suit a GPU, with others joining "
+        "a batch as texts end. Texts may differ where two words are equally likely but for rounding. auto: that of the "
+        "answers in the folder, and in a new one fast on GPUs.",
+        choices=ENGINES,
+    )
 
     compute_dtype: str = option(
         "auto",
-        "Number format the model runs in; auto is the checkpoint's own.",
+        "Number format the model runs in; auto: that of the answers in the folder; in a new one "
+        "the checkpoint's own on GPUs, fp32 on CPUs, most of which are slow with any other.",
         choices=COMPUTE_DTYPES,
     )
     device: str = option("auto", "auto takes CUDA where Ray finds a GPU.", choices=DEVICES)
@@ -113,11 +136,12 @@ class AskingConfig(JobConfig):
             raise ConfigError(
                 "STORE is missing: name the folder of a store on the command line or in --config"
             )
-        require_local_store(self.store, name="STORE")
+        require_store_place(self.store, name="STORE")
 
     def settings_values(self) -> dict[str, Any]:
-        """The values of AnswerSettings among these options."""
-        return {name: getattr(self, name) for name in SETTINGS}
+        """The values of AnswerSettings among these options; an engine that is still to be chosen is the library's."""
+        values = {name: getattr(self, name) for name in SETTINGS}
+        return values | {"engine": "library"} if self.engine == "auto" else values
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ class AnsweringConfig(AskingConfig):
 
     out: str = option(
         "",
-        "Folder of the answers; made if missing. The same command again does what is missing there.",
+        "Folder of the answers, or s3:// URL; made if missing. The same command again does what is missing there.",
         required=True,
         metavar="DIR",
     )
@@ -141,8 +165,18 @@ class AnsweringConfig(AskingConfig):
         "batches, at most 512.",
         at_least=1,
     )
+    max_failed: str | None = option(
+        None,
+        "Stop when more questions of this run have failed than this: a number, or a share of all that it is to do, such as "
+        "0.05. Default: never.",
+        metavar="N|SHARE",
+    )
     retry_failed: bool = option(
         False, "Answer shards again that hold failed answers, for example after their videos were indexed."
+    )
+    failed_ok: bool = option(
+        False,
+        "Exit code 0, not 3, although failed answers stand: for what would run the command again for it.",
     )
     address: str | None = option(
         None,
@@ -151,7 +185,8 @@ class AnsweringConfig(AskingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_local_store(self.out, name="--out")
+        require_store_place(self.out, name="--out")
+        MaxFailed.parse(self.max_failed, of=1)
 
 
 @dataclass(frozen=True)
@@ -194,6 +229,7 @@ class OverlapConfig(AskingConfig):
         "Values of index --keep to compare with the lossless store, separated by commas.",
         metavar="LIST",
     )
+    rank_by: str = option("change", "What those take most of; the same option of index.", choices=RANKS)
     out: str = option(
         "", "Write overlap.parquet and overlap.png to this folder, made if missing.", metavar="DIR"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from echoprune.s3_client import s3_counts
+from echoprune.s3_objects import S3Counts
 from pipelines.events import Event, QuestionDone, ShardCommitted
-
-# A million failures would be a report of 200 MB; each has its row in the answers.
-MOST_FAILURES = 1000
+from pipelines.metrics import worker_totals
+from pipelines.tally import MOST_FAILURES
 
 
 @dataclass
@@ -32,6 +33,8 @@ class AnswerTally:
     answer_bytes: int = 0
     shards: int = 0
     worker_s: Counter[str] = field(default_factory=Counter)
+    s3: Counter[str] = field(default_factory=Counter)
+    _s3_before: S3Counts = field(default_factory=s3_counts)
     _uncommitted: dict[str, dict[tuple[str, str], QuestionDone]] = field(default_factory=dict)
 
     def add(self, shard_id: str, event: Event) -> None:
@@ -47,6 +50,7 @@ class AnswerTally:
             self.shards += 1
             self.answer_bytes += event.bytes
             self.worker_s.update({"answer": event.encode_s, "commit": event.commit_s})
+            self.s3.update(asdict(event.s3))
 
     def _count(self, each: QuestionDone) -> None:
         self.done += 1
@@ -57,6 +61,14 @@ class AnswerTally:
             self.error_classes[each.error_class] += 1
             if len(self.failures) < MOST_FAILURES:
                 self.failures.append((each.question_id, each.error_class, each.error))
+
+    @property
+    def failed(self) -> int:
+        """Failed questions so far, those of shards that are not committed yet included."""
+        pending = sum(
+            each.status == "failed" for shard in self._uncommitted.values() for each in shard.values()
+        )
+        return self.status["failed"] + pending
 
     @property
     def elapsed_s(self) -> float:
@@ -71,7 +83,7 @@ class AnswerTally:
         return {
             "questions_done": done + self.done_before,
             "questions": self.questions + self.done_before,
-            "failed": self.status["failed"] + sum(each.status == "failed" for each in pending),
+            "failed": self.failed,
             "empty": self.status["empty"] + sum(each.status == "empty" for each in pending),
             "questions_per_s": rate,
             "visual_tokens": self.visual_tokens + sum(each.tokens for each in pending),
@@ -100,5 +112,24 @@ class AnswerTally:
             "shards": self.shards,
             "elapsed_s": self.elapsed_s,
             "worker_s": dict(self.worker_s),
+            "s3": self.s3_requests(),
             "answerer_busy": self.worker_s["answer"] / worker_s if worker_s else None,
         }
+
+    def totals(self) -> dict[tuple[str, str], float]:
+        """The same as `report` has, by the names of metrics.py, zeros too."""
+        seconds = {doing: self.worker_s[doing] for doing in ("answer", "commit")}
+        return {
+            ("echoprune_questions_total", status): float(self.status[status])
+            for status in ("ok", "empty", "failed")
+        } | {
+            ("echoprune_visual_tokens_total", ""): float(self.visual_tokens),
+            ("echoprune_new_tokens_total", ""): float(self.new_tokens),
+            ("echoprune_shards_total", ""): float(self.shards),
+            ("echoprune_bytes_total", ""): float(self.answer_bytes),
+            **worker_totals(seconds, self.s3_requests()),
+        }
+
+    def s3_requests(self) -> dict[str, int]:
+        """Requests to S3 of this run: the driver's, and those of workers for shards that are committed."""
+        return dict(self.s3 + Counter(asdict(s3_counts() - self._s3_before)))

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -25,16 +25,19 @@ from echoprune.answer_plan import AnswerShard
 from echoprune.answer_run import build_answers
 from echoprune.answer_settings import AnswerSettings
 from echoprune.answered_videos import video_digest
+from echoprune.fast.operations import try_out
 from echoprune.models import load_answerer
 from echoprune.question import Answer, Question
 from echoprune.receipt import Receipt
+from echoprune.s3_client import s3_counts
+from echoprune.s3_options import use_s3
 from echoprune.shard import commit
 from echoprune.storage import Storage
 from echoprune.store import TokenStore, open_store
 from pipelines.announce import told
 from pipelines.answer_config import AnsweringConfig
+from pipelines.crew import Crew
 from pipelines.events import Event, QuestionDone, QuestionsStarted, ShardCommitted
-from pipelines.ray_session import Crew
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class AnswerWorker:
 
     def __init__(self, job: AnswerJob) -> None:
         self._job = job
+        use_s3(job.config.s3)
         self._storage = Storage(job.out)
         self._answerer: Any = None
         self._store: TokenStore | None = None
@@ -69,22 +73,26 @@ class AnswerWorker:
         torch.set_num_threads(job.crew.threads)
 
     def load(self) -> None:
-        """Loads the model and opens the store; raises ModelError or StoreError."""
+        """Loads the model, tries a GPU out and opens the store; raises ModelError or StoreError."""
         self._store = open_store(self._job.store)
+        device = "cuda" if self._job.crew.gpus_each else "cpu"
         self._answerer = load_answerer(
             self._job.config.model,
-            device="cuda" if self._job.crew.gpus_each else "cpu",
+            device=device,
             compute_dtype=self._job.compute_dtype,
             positions=self._job.settings.positions,
             empty_cells=self._job.settings.empty_cells,
+            engine=self._job.settings.engine,
         )
+        if device == "cuda" and self._job.settings.engine == "fast":
+            try_out(torch.device(device))
 
     def run_shard(
-        self, shard: AnswerShard, quarantined: frozenset[str], alone: frozenset[str] = frozenset()
+        self, shard: AnswerShard, quarantined: Mapping[str, str], alone: frozenset[str] = frozenset()
     ) -> Generator[Event, None, None]:
         """Answers and commits one shard, telling what happens; raises what no answer can say."""
         assert self._store is not None
-        started, begun = datetime.now(UTC), time.perf_counter()
+        started, begun, asked = datetime.now(UTC), time.perf_counter(), s3_counts()
         answers: list[Answer] = []
 
         def answer(tell: Callable[[Event], None]) -> None:
@@ -131,6 +139,7 @@ class AnswerWorker:
             wait_s=0.0,
             encode_s=answered - begun,
             commit_s=time.perf_counter() - answered,
+            s3=s3_counts() - asked,
         )
 
     def _with_digest(self, answer: Answer) -> Answer:
@@ -149,17 +158,16 @@ class AnswerWorker:
     def _answers(
         self,
         questions: Iterable[Question],
-        quarantined: frozenset[str],
+        quarantined: Mapping[str, str],
         alone: frozenset[str],
         tell: Callable[[Event], None],
     ) -> Iterator[Answer]:
-        """The answers in order, each question announced before it is looked at, and each batch before it is answered."""
-        assert self._store is not None
+        """The answers in order, each question announced before its turn, and each batch before it is answered.
 
-        def announced(part: Iterable[Question]) -> Iterator[Question]:
-            for question in part:
-                tell(QuestionsStarted((question.question_id,)))
-                yield question
+        A video that is read ahead, and ends the worker, is blamed on the question in hand, which is asked alone then: with
+        nothing read ahead beside it.
+        """
+        assert self._store is not None
 
         def how(question: Question) -> str:
             if question.question_id in quarantined and not question.error_class:
@@ -173,11 +181,12 @@ class AnswerWorker:
                 yield from (failed(question, KILLED, message) for question in part)
                 continue
             yield from answer_questions(
-                announced(part),
+                part,
                 store=self._store,
                 answerer=self._answerer,
                 settings=self._job.settings,
                 on_batch=lambda ids: tell(QuestionsStarted(ids)),
+                on_question=lambda question: tell(QuestionsStarted((question.question_id,))),
             )
 
 

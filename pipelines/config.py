@@ -1,117 +1,117 @@
-"""How a job is configured: one frozen dataclass, from which the command line takes its options; that of an index run.
-
-A field's default is the option's default, its metadata is the option's help and limits. A file given by `--config`
-has the same names; flags win over the file. Nothing here imports torch or ray, so that `--help` is instant.
-"""
+"""How S3 is reached, and everything that an index run depends on: frozen dataclasses, which are also the options."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from echoprune.errors import ConfigError
+from echoprune.s3_options import PATIENCE_S, S3Options
+from pipelines.job_config import JobConfig, option, require_store_place
+from pipelines.max_failed import MaxFailed
 
 DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 COMPUTE_DTYPES = ("auto", "fp32", "bf16", "fp16")
 DECODERS = ("auto", "decord", "pyav")
 DEVICES = ("auto", "cpu", "cuda")
+TOWERS = ("auto", "plain", "fast")
+COMPRESSIONS = ("zstd", "none")
+RANKS = ("change", "novelty")
 
 
-def option(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    metavar: str = "",
-    at_least: float | None = None,
-    above: float | None = None,
-    required: bool = False,
-) -> Any:
-    """A dataclass field that also describes its command-line option: its help, and what JobConfig checks."""
-    metadata = {"help": text, "choices": choices, "metavar": metavar, "required": required}
-    return field(default=default, metadata=metadata | {"at_least": at_least, "above": above})
+def decoders_of(text: str) -> int | None:
+    """The number that --decoders-per-gpu means, None for auto; ConfigError for anything else."""
+    if text == "auto":
+        return None
+    if text.isdecimal() and text.isascii():
+        return int(text)
+    raise ConfigError(f"--decoders-per-gpu is {text!r}: give a whole number, 0 or more, or auto")
 
 
-def flag_name(field: dataclasses.Field[Any]) -> str:
-    """The option's name, such as --anchor-every."""
-    return "--" + field.name.replace("_", "-")
-
-
-def option_fields(config: type[Any]) -> list[dataclasses.Field[Any]]:
-    """The fields of a configuration dataclass that are options, in order."""
-    return [field for field in dataclasses.fields(config) if "help" in field.metadata]
-
-
-def scalar_kind(annotation: Any) -> type[int] | type[float] | type[str] | type[bool]:
-    """`int` of `int | None`, and so on: the one type that an option's text is turned into; `bool` is a flag."""
-    kinds = [each for each in typing.get_args(annotation) if each is not types.NoneType]
-    found = kinds[0] if kinds else annotation
-    if found not in (int, float, str, bool):
-        raise TypeError(f"an option cannot be made of {annotation}")
-    return typing.cast("type[int] | type[float] | type[str] | type[bool]", found)
+def require_decoders(text: str, *, grow_to: int | None) -> None:
+    """Raises ConfigError unless --decoders-per-gpu is a number or auto, and --grow-to no smaller than it."""
+    decoders = decoders_of(text)
+    if decoders is not None and grow_to is not None and grow_to < max(1, decoders):
+        raise ConfigError(f"--grow-to is {grow_to}, --decoders-per-gpu {decoders}: give at least that many")
 
 
 @dataclass(frozen=True)
-class JobConfig:
-    """Base of a job's configuration: checks the declared limits of every `option` when made, with ConfigError.
+class S3Config(JobConfig):
+    """How s3:// URLs are reached; options of every command that takes one. Credentials are none of them."""
 
-    A subclass adds checks of its own in `__post_init__`, after calling this one. Fields that are no options (a
-    text, or a tuple of texts such as `paths`) are the command's arguments.
-    """
+    s3_endpoint: str | None = option(
+        None,
+        "S3 service other than AWS's. Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS.",
+        metavar="URL",
+    )
+    s3_profile: str | None = option(
+        None,
+        "Profile of ~/.aws whose credentials are used. Default: AWS_PROFILE, else as AWS tools look for them.",
+        metavar="NAME",
+    )
+    s3_anon: bool = option(False, "Read public buckets without credentials.")
+    s3_requester_pays: bool = option(False, "Read buckets whose requests are billed to you.")
+    s3_patience: float = option(
+        PATIENCE_S,
+        "How long a request to S3 is tried again before it has failed.",
+        metavar="SECONDS",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for each in option_fields(type(self)):
-            _check_value(each, getattr(self, each.name), scalar_kind(hints[each.name]))
+        super().__post_init__()
+        self._options(anonymous=self.s3_anon)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The effective configuration, fit for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+    @property
+    def s3(self) -> S3Options:
+        """The options as the core takes them."""
+        return self._options(anonymous=self.s3_anon)
 
-
-def _check_value(field: dataclasses.Field[Any], value: Any, kind: type[Any]) -> None:
-    name, limits = flag_name(field), field.metadata
-    if limits["required"] and not value:
-        raise ConfigError(f"{name} is missing: give it on the command line or in the --config file")
-    if value is None and field.default is None:
-        return
-    fits = isinstance(value, int | float if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-        raise ConfigError(f"{name} is {value!r}: it must be {expected}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} is {value}: it must be a finite number")
-    if limits["at_least"] is not None and value < limits["at_least"]:
-        words = "0 or more" if limits["at_least"] == 0 else f"at least {limits['at_least']}"
-        raise ConfigError(f"{name} is {value}: it must be {words}")
-    if limits["above"] is not None and value <= limits["above"]:
-        raise ConfigError(f"{name} is {value}: it must be more than {limits['above']}")
-    if limits["choices"] and value not in limits["choices"]:
-        raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(limits['choices'])}")
-
-
-def require_local_store(path: str, *, name: str = "--store") -> None:
-    """Raises ConfigError unless `path` is, or can become, a folder of this machine."""
-    if "://" in path and not path.startswith("file://"):
-        raise ConfigError(f"{name} {path} is not local: stores lie in local folders as yet, so name a folder")
-    local = Path(path.removeprefix("file://")).expanduser()
-    if path and local.exists() and not local.is_dir():
-        raise ConfigError(f"{name} {path} is a file: name the folder of a store, or a new one")
+    def _options(self, *, anonymous: bool) -> S3Options:
+        return S3Options(
+            endpoint=self.s3_endpoint,
+            profile=self.s3_profile,
+            anonymous=anonymous,
+            requester_pays=self.s3_requester_pays,
+            patience_s=self.s3_patience,
+        )
 
 
 @dataclass(frozen=True)
-class IndexConfig(JobConfig):
+class S3InputsConfig(S3Config):
+    """How videos in S3 are reached, and staged; stores are written with credentials whatever --s3-anon says."""
+
+    s3_cache_gb: float = option(
+        20.0,
+        "Disk that videos from S3 take at most while they are decoded, for each encoder (GiB); a larger video fails.",
+        metavar="GB",
+        above=0,
+    )
+    s3_cache_dir: str = option(
+        "", "Where they are put. Default: the system's folder for temporary files.", metavar="DIR"
+    )
+
+    @property
+    def s3(self) -> S3Options:
+        """The options for stores."""
+        return self._options(anonymous=False)
+
+    @property
+    def s3_inputs(self) -> S3Options:
+        """The options for videos."""
+        return self._options(anonymous=self.s3_anon)
+
+
+S3_OPTIONS = tuple(field.name for field in dataclasses.fields(S3InputsConfig))
+
+
+@dataclass(frozen=True)
+class IndexConfig(S3InputsConfig):
     """Everything that an index run depends on; checks itself, raises ConfigError with the cure."""
 
-    store: str = option("", "Folder of the store; made if missing.", required=True, metavar="DIR")
+    store: str = option(
+        "", "Folder of the store, or s3:// URL; made if missing.", required=True, metavar="DIR"
+    )
     model: str = option(
         "",
         "Checkpoint: a local directory or a hub id of a supported family (qwen2_5_vl, qwen3_vl, llava_onevision). "
@@ -154,7 +154,18 @@ class IndexConfig(JobConfig):
         metavar="SECONDS",
         at_least=0,
     )
+    rank_by: str = option(
+        "change",
+        "What --keep takes most of: change, (1 - c)(2 - e), as the default policy of answers, or novelty, -c - e (the "
+        "paper's rule, for --policy echoprune).",
+        choices=RANKS,
+    )
     dtype: str = option("auto", "How tokens are stored; auto is the model's own dtype.", choices=DTYPES)
+    compression: str = option(
+        "zstd",
+        "Of stored vectors: zstd takes a fifth less space, none a third of the time to read with few cores.",
+        choices=COMPRESSIONS,
+    )
     temperature: float | None = option(
         None, "Softmax temperature of the echo score. Default: the model family's.", above=0
     )
@@ -167,8 +178,15 @@ class IndexConfig(JobConfig):
 
     compute_dtype: str = option(
         "auto",
-        "Number format the model runs in; auto is the checkpoint's own.",
+        "Number format the model runs in; auto: what the store was made with; in a new one "
+        "the checkpoint's own on GPUs, fp32 on CPUs, most of which are slow with any other.",
         choices=COMPUTE_DTYPES,
+    )
+    tower: str = option(
+        "auto",
+        "The vision tower's code: plain, the library's own, or fast, the same weights by steps that suit a GPU; their tokens "
+        "differ by rounding, so that it is one of the store's settings. auto: the store's, and of a new store fast on GPUs.",
+        choices=TOWERS,
     )
     device: str = option("auto", "auto takes CUDA where Ray finds a GPU.", choices=DEVICES)
     segment_cells: int = option(
@@ -177,14 +195,22 @@ class IndexConfig(JobConfig):
 
     encoders: int | None = option(
         None,
-        "Encoder actors, one GPU each. Default: one per GPU, or one on a machine without.",
+        "Encoder actors, one GPU each. Default: one per GPU, of nodes that join later too, or one on a cluster without. On a "
+        "cluster that is joined more than it has GPUs for is a demand that its autoscaler sees.",
         at_least=1,
     )
-    decoders_per_encoder: int | None = option(
+    decoders_per_gpu: str = option(
+        "auto",
+        "Decode actors of each encoder; 0 decodes inside the encoder. auto: with GPUs the CPU cores of its node that are left, "
+        "at most 15 at first, then as many as its waiting for frames asks for, on nodes without a GPU too; without GPUs one "
+        "for every four cores (one on 2 cores, none on 1).",
+        metavar="N|auto",
+    )
+    grow_to: int | None = option(
         None,
-        "Decode actors of each encoder; 0 decodes inside the encoder. Default: with GPUs the CPU cores that are left, "
-        "at most 15 each; without, one for every four cores (one on 2 cores, none on 1).",
-        at_least=0,
+        "Decode actors of each encoder at most, those included that the cluster has no room for yet: its autoscaler brings "
+        "nodes with the resource `decode` for them. Default: no more than there is room for.",
+        at_least=1,
     )
     in_flight_mb: int = option(
         256,
@@ -205,6 +231,17 @@ class IndexConfig(JobConfig):
         at_least=1,
     )
     shard_videos: int = option(256, "Videos committed together at most.", at_least=1)
+    failed_ok: bool = option(
+        False,
+        "Exit code 0, not 3, although failed videos stand: for what would run the command again for it.",
+    )
+    max_failed: str | None = option(
+        None,
+        "Stop when more videos of this run have failed than this: a number, or a share of all that it is to do, such as "
+        "0.05. Default: never.",
+        metavar="N|SHARE",
+    )
+    bring_back: bool = option(False, "Index videos among PATHS again that were removed with `forget`.")
     address: str | None = option(
         None,
         "Ray cluster to join (auto, HOST:PORT, ray://...). Default: RAY_ADDRESS, else a private local Ray.",
@@ -214,12 +251,14 @@ class IndexConfig(JobConfig):
         super().__post_init__()
         if self.max_frames is not None and self.frames is not None:
             raise ConfigError("--frames and --max-frames exclude each other: give one of the two")
-        require_local_store(self.store)
+        require_store_place(self.store)
         if "" in self.paths:
             raise ConfigError(
                 "one of the PATHS is empty: name a file, folder, glob or manifest, or . for this folder"
             )
         self.window_side(family=None)
+        require_decoders(self.decoders_per_gpu, grow_to=self.grow_to)
+        MaxFailed.parse(self.max_failed, of=1)
 
     def window_side(self, *, family: int | None) -> int | None:
         """The side of the echo window, None for the whole cell; `family` is the model family's own default."""

@@ -1,12 +1,15 @@
-"""The decode actors of one encoder: prefetching in order, bounded frames in flight, and what happens when one dies.
+"""What an encoder asks of its decode actors: prefetching in order, bounded frames in flight, and whom a death is blamed on.
 
 Videos are handed out in the shard's order and their segments consumed in time order, while the actors work ahead:
 at most `lookahead` undelivered segments an actor, so decoded frames never exceed count x lookahead x segment bytes.
 With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
 
 An actor answers its calls in order, so the first unanswered one is to blame for a death or a hang. A video that
-kills its decoder is tried once more with the same decoder (an outside kill must not change which decoder is used,
-and so the bytes); one that hangs it or makes it swell is tried once more with PyAV. The second time it fails.
+kills its decoder is tried once more with the same decoder (an outside kill, or one by Ray's memory monitor, must not
+change which decoder is used, and so the bytes); one that hangs it or makes it swell is tried once more with PyAV. The second time it fails.
+
+Videos are opened on the encoder's node, and judged there: one that gets into trouble on another node, whatever that was,
+is decoded at home from there on, and nothing is held against it. So a node that is lost costs no video an attempt.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -21,19 +25,14 @@ import ray
 from echoprune.data import Frames
 from echoprune.decode import spans
 from echoprune.errors import MediaError
-from pipelines.decode_actor import Opened
-from pipelines.decode_process import DecodeProcess, Span, Video, answer
-from pipelines.memory_watch import MemoryWatch
+from echoprune.staging import StagedVideos
+from pipelines.decode_actor import NOT_HERE, Opened
+from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer, as_seen
+from pipelines.decoders import Decoders
+from pipelines.growth import Pace
+from pipelines.ray_errors import GONE
 
 log = logging.getLogger(__name__)
-
-# Seconds that a decode process may take to start, beside the time it may take to answer.
-START_S = 300.0
-
-# Private memory above which a decode actor is ended. It takes 0.5 GB with torch; decord adds at most 0.6 GB for videos
-# that "auto" gives it, and grew past 1.3 GB in 4 s at 1920x1080 before that limit; PyAV holds up to 17 pictures: 1.7 GB
-# of 7680x4320 in 10 bits. Fifteen actors at the limit are 60 GB of a machine that feeds a GPU.
-DECODER_BYTES = 4 * 2**30
 
 
 class PooledVideo:
@@ -58,31 +57,39 @@ class PooledVideo:
 
 
 class DecodePool:
-    """Decode actors made by `make_actor`, working ahead over the videos of a shard."""
+    """`decoders`, working ahead over the videos of a shard. `lookahead(count)`: segments for each of so many."""
 
-    def __init__(
-        self,
-        make_actor: Callable[[], Any],
-        *,
-        count: int,
-        lookahead: int,
-        timeout_s: float,
-        memory_bytes: int = DECODER_BYTES,
-    ) -> None:
-        self._make_actor, self._lookahead, self._timeout_s = make_actor, lookahead, timeout_s
-        self._memory_bytes = memory_bytes
-        self._watch = MemoryWatch(memory_bytes)
-        self._decoders = [self._start([]) for _ in range(count)]
-        self._watch.watched = self._decoders
+    def __init__(self, decoders: Decoders, *, lookahead: Callable[[int], int], timeout_s: float) -> None:
+        self._crew, self._segments_each, self._timeout_s = decoders, lookahead, timeout_s
+        self._pace, self._is_warm = Pace(), False
         self._queue: list[Video] = []
+        self._staged: StagedVideos | None = None
 
-    def _start(self, spans: list[Span]) -> DecodeProcess:
-        handle = self._make_actor()
-        return DecodeProcess(handle, handle.ready.remote(), spans=spans)
+    @property
+    def _decoders(self) -> list[DecodeProcess]:
+        return self._crew.up
 
-    def videos(self, uris: Sequence[str], *, decoder: str) -> Iterator[PooledVideo]:
-        """The videos of `uris` in order. What is left unread of one is dropped when the next is asked for."""
+    @property
+    def _lookahead(self) -> int:
+        return self._segments_each(self._crew.count)
+
+    @property
+    def decoders(self) -> int:
+        """How many have started."""
+        return len(self._crew.up)
+
+    def videos(
+        self, uris: Sequence[str], *, decoder: str, staged: StagedVideos | None = None
+    ) -> Iterator[PooledVideo]:
+        """The videos of `uris` in order. What is left unread of one is dropped when the next is asked for.
+
+        `staged`: where those lie that are not on this machine. Waiting for one is no hang of a decoder.
+        """
         self._queue = [Video(uri, decoder) for uri in uris]
+        self._staged = staged
+        # What came before is no work on frames, and the first ones are waited for whatever the number of decoders.
+        self._pace.skip()
+        self._is_warm = False
         try:
             while self._queue:
                 self._pump()
@@ -95,11 +102,20 @@ class DecodePool:
 
     def wait_opened(self, video: Video) -> Opened:
         """Waits until `video` is scanned; raises its MediaError."""
+        self._pace.worked()
         self._pump()
         while video.opened is None and video.error is None:
-            # Without a reference the actor was lost just now, and the next round asks another one.
+            # Without a reference its file is not here yet, or the actor was lost just now: the next round asks another one.
             if video.opened_ref is not None:
                 self._wait(video.opened_ref)
+                self._note_wait()
+            elif self._is_here(video):
+                self._crew.wait(home=True)
+                self._pace.skip()
+            elif self._staged is not None:
+                with suppress(MediaError):  # `_pump` takes note of it
+                    self._staged.path(video.uri)
+                self._pace.skip()
             self._pump()
         if video.error is not None:
             raise video.error
@@ -108,71 +124,154 @@ class DecodePool:
 
     def wait_segment(self, span: Span) -> Frames:
         """Waits for the next segment of `span`; raises the MediaError of its video."""
+        self._pace.worked()
+        frames = self._next_segment(span)
+        self._note_wait(segments=1)
+        self._is_warm = True
+        if self._crew.consider(self._pace.rates):
+            self._pace.begin()
+        return frames
+
+    def _next_segment(self, span: Span) -> Frames:
         while True:
             self._pump()
             if span.video.error is not None:
                 raise span.video.error
+            if not span.calls:
+                self._hand_over(span)
+                continue
             ref = span.calls[0]
             if not self._wait(ref):
                 continue
-            try:
-                frames: Frames = answer(ref, span.video, stage="decode")
-            except ray.exceptions.RayActorError:
-                self._bury(self._owner(ref), hang=False)
-                continue
             owner = self._owner(ref)
+            try:
+                frames: Frames = answer(ref, span.video, stage="decode" if owner.home else AWAY)
+            except GONE as error:
+                self._bury(owner, error=error)
+                continue
+            except (MediaError, ray.exceptions.RayError) as error:
+                # Frames that Ray lost at home are no video's doing, and end the encoder.
+                if owner.home or getattr(error, "stage", "") == "decode":
+                    raise
+                self._bring_home(owner, error)
+                continue
             owner.calls = deque(call for call in owner.calls if call[0] != ref)
             span.calls.popleft()
             span.next_cell += frames.cells
             span.delivered = True
             if span.next_cell >= span.stop_cell:
                 owner.spans.remove(span)
-                owner.handle.end.remote(span.key)
+                owner.end(span)
             return frames
 
+    def _note_wait(self, *, segments: int = 0) -> None:
+        if self._is_warm:
+            self._pace.waited(segments=segments)
+        else:
+            self._pace.skip()
+
+    def _hand_over(self, span: Span) -> None:
+        """Gives `span`, which is waited for and was lost with its decoder, to one that has its hands full already."""
+        owner = next((each for each in self._decoders if span in each.spans), None)
+        if owner is not None:
+            self._issue(owner, span)  # it may have less in flight than when it took its later ones
+            return
+        fit = [each for each in self._decoders if each.may_have(span.video)]
+        if not fit:
+            self._crew.wait(home=span.video.at_home)
+            return
+        heir = min(fit, key=lambda each: len(each.calls))
+        span.inherited = True
+        heir.spans.append(span)
+        self._issue(heir, span)
+
+    def _bring_home(self, decoder: DecodeProcess, error: Exception) -> None:
+        """Ends a decoder away that could not get at a video, whose part goes on at home."""
+        log.warning("node %s is not asked for frames any more: %s", decoder.node_id, error)
+        for _, video, _ in decoder.calls:
+            video.at_home = True
+        decoder.let_go()
+        self._crew.lose(decoder, node_too=getattr(error, "kind", "") == NOT_HERE)
+
     def _wait(self, ref: Any) -> bool:
-        """Whether `ref` is answered; if nothing comes in time, its actor is buried as hanging."""
+        """Whether `ref` is answered; if nothing comes in time, its actor is buried as hanging.
+
+        Each call before it has as much time, from the answer of the one before: two slow ones are no hang.
+        """
         owner = self._owner(ref)
-        # Starting a process is not decoding: on a busy machine it alone took more than a short --decode-timeout.
-        ray.wait([owner.ready], timeout=START_S, fetch_local=False)
-        owner.note_pid()
-        ready, _ = ray.wait([ref], timeout=self._timeout_s, fetch_local=False)
-        if not ready:
-            self._bury(owner, hang=True)
-        return bool(ready)
+        for each, _, _ in list(owner.calls):
+            ready, _ = ray.wait([each], timeout=self._timeout_s, fetch_local=False)
+            if not ready:
+                self._bury(owner, hang=True)
+                return False
+            if each == ref:
+                break
+        return True
 
     def _owner(self, ref: Any) -> DecodeProcess:
         return next(decoder for decoder in self._decoders if any(call[0] == ref for call in decoder.calls))
 
     def _pump(self) -> None:
         """Asks for as much as may be in flight: openings first, then segments in the order of consumption."""
+        self._crew.look()
         for decoder in list(self._decoders):
-            decoder.note_pid()
             if decoder.swollen:
                 # Before it is asked for more: its death would be blamed on that.
-                self._bury(decoder, hang=False)
-        for video in self._queue[: len(self._decoders) + 1]:
-            if video.opened_ref is None and video.error is None:
-                decoder = min(self._decoders, key=lambda each: len(each.calls))
-                video.opened_ref = decoder.handle.open.remote(video.uri)
+                self._bury(decoder)
+            else:
+                decoder.forget_dropped()
+        near = self._queue[: self._crew.count + 1]
+        at_home = [each for each in self._decoders if each.home]
+        for video in near:
+            if at_home and video.opened_ref is None and video.error is None and self._is_here(video):
+                decoder = min(at_home, key=lambda each: len(each.calls))
+                video.opened_ref = decoder.handle.open.remote(video.uri, video.path)
                 decoder.calls.append((video.opened_ref, video, None))
         waiting: list[Span] = []
-        for video in self._queue[: len(self._decoders) + 1]:
+        for video in near:
             if video.error is None and video.opened is None and not self._try_open(video):
                 break
             if video.error is None:
                 waiting += [span for span in video.spans if span.to_issue and not self._is_assigned(span)]
         for decoder in self._decoders:
-            while decoder.load < self._lookahead:
-                span = next(
-                    (each for each in decoder.spans if each.to_issue > 0 and not each.video.error), None
-                )
-                if span is None:
-                    if not waiting:
-                        break
-                    span = waiting.pop(0)
-                    decoder.spans.append(span)
-                self._issue(decoder, span)
+            self._fill(decoder, waiting)
+        self._fetch_ahead()
+
+    def _fill(self, decoder: DecodeProcess, waiting: list[Span]) -> None:
+        """Asks `decoder` for as much as it may have in flight; takes what it is given from `waiting`."""
+        for heirloom in [each for each in decoder.spans if each.inherited and not each.video.error]:
+            while heirloom.to_issue and len(heirloom.calls) < self._lookahead:
+                self._issue(decoder, heirloom)
+        while decoder.load < self._lookahead:
+            own = (each for each in decoder.spans if each.to_issue and not each.inherited)
+            span: Span | None = next((each for each in own if not each.video.error), None)
+            if span is None:
+                new = next((each for each in waiting if decoder.may_have(each.video)), None)
+                if new is None:
+                    return
+                waiting.remove(new)
+                decoder.spans.append(new)
+                span = new
+            self._issue(decoder, span)
+
+    def _fetch_ahead(self) -> None:
+        """Has what is decoded on other nodes brought here while the encoder works; never waits."""
+        away = [ref for each in self._decoders if not each.home for ref, _, _ in each.calls]
+        if away:
+            ray.wait(away, num_returns=len(away), timeout=0, fetch_local=True)
+
+    def _is_here(self, video: Video) -> bool:
+        """Whether the video's file is on this machine; never waits. One that cannot be fetched has failed."""
+        if self._staged is None:
+            return True
+        if not self._staged.is_ready(video.uri):
+            return False
+        try:
+            video.path = self._staged.path(video.uri)
+        except MediaError as error:
+            video.error = error
+            return False
+        return True
 
     def _is_assigned(self, span: Span) -> bool:
         return any(span in decoder.spans for decoder in self._decoders)
@@ -180,8 +279,11 @@ class DecodePool:
     def _issue(self, decoder: DecodeProcess, span: Span) -> None:
         if not span.begun:
             span.begun = True
+            video = span.video
+            if not decoder.home:
+                decoder.handle.see.remote(span.key, as_seen(video, self._staged))
             decoder.handle.begin.remote(
-                span.key, span.video.opened_ref, span.next_cell, span.stop_cell, span.video.decoder
+                span.key, video.opened_ref, span.next_cell, span.stop_cell, video.decoder
             )
         ref = decoder.handle.segment.remote(span.key)
         span.calls.append(ref)
@@ -189,6 +291,8 @@ class DecodePool:
 
     def _try_open(self, video: Video) -> bool:
         """Whether `video` is opened or has failed to; never waits."""
+        if video.opened_ref is None:
+            return False
         ready, _ = ray.wait([video.opened_ref], timeout=0)
         if not ready:
             return False
@@ -197,13 +301,13 @@ class DecodePool:
             video.opened = answer(video.opened_ref, video, stage="probe")
         except MediaError as error:
             video.error = error
-        except ray.exceptions.RayActorError:
-            self._bury(owner, hang=False)
+        except GONE as error:
+            self._bury(owner, error=error)
             return False
         owner.calls = deque(call for call in owner.calls if call[0] != video.opened_ref)
         if video.opened is not None:
             grid = video.opened.grid
-            alone = len(self._decoders) == 1
+            alone = self._crew.count == self._crew.most == 1
             parts = 1 if alone else -(-grid.segments // self._lookahead)
             video.spans = deque(
                 Span(video, first, stop, grid.segment_cells)
@@ -211,51 +315,32 @@ class DecodePool:
             )
         return True
 
-    def _bury(self, decoder: DecodeProcess, *, hang: bool) -> None:
-        """Kills and replaces an actor; blames the video it was at; asks again for all that it did not deliver."""
-        culprit = decoder.culprit()
-        decoder.kill()
-        if culprit is not None:
-            self._strike(culprit, hang=hang, swollen=decoder.swollen)
-        for _, video, span in decoder.calls:
-            if span is None and video.opened is None:
-                video.opened_ref = None
-        for span in decoder.spans:
-            span.calls.clear()
-            span.begun = span.delivered = False
-        # A video that has failed is not asked for again, or it would kill again.
-        spans_left = [span for span in decoder.spans if span.video.error is None]
-        self._decoders[self._decoders.index(decoder)] = self._start(spans_left)
+    def _bury(self, decoder: DecodeProcess, *, hang: bool = False, error: Exception | None = None) -> None:
+        """Kills and replaces an actor; blames the video it was at; all that it did not deliver is asked of others.
 
-    def _strike(self, video: Video, *, hang: bool, swollen: bool) -> None:
-        video.strikes += 1
-        what, kind = "died", "decoder_died"
-        if swollen:
-            what, kind = f"took more than {self._memory_bytes >> 20} MB", "decoder_swelled"
-        elif hang:
-            what, kind = f"delivered nothing for {self._timeout_s:g} s", "decode_hang"
-        log.warning("decoder %s on %s (time %d)", what, video.uri, video.strikes)
-        if video.strikes > 1:
-            video.error = MediaError(
-                f"{video.uri}: the decode process {what}, twice; what was not decoded yet is left out",
-                stage="decode",
-                kind=kind,
+        `error`: what Ray says of its end.
+        """
+        culprit = decoder.culprit()
+        self._crew.lose(decoder)
+        if culprit is not None and decoder.home:
+            culprit.strike(
+                hang_s=self._timeout_s if hang else None,
+                memory_bytes=self._crew.memory_bytes if decoder.swollen else None,
+                node_full=isinstance(error, ray.exceptions.OutOfMemoryError),
             )
-        elif hang or swollen:
-            video.decoder = "pyav"
+        elif culprit is not None:
+            log.warning("a decode actor of node %s was lost; %s goes on here", decoder.node_id, culprit.uri)
+            culprit.at_home = True
+        decoder.let_go()
 
     def _drop(self, video: Video) -> None:
         """Takes back what was asked for and is not needed any more."""
         for decoder in self._decoders:
-            for span in [each for each in decoder.spans if each.video is video]:
-                decoder.spans.remove(span)
-                decoder.handle.end.remote(span.key)
-            decoder.calls = deque(call for call in decoder.calls if call[1] is not video)
+            decoder.drop(video)
         video.spans.clear()
+        if self._staged is not None:
+            self._staged.release(video.uri)
 
     def close(self) -> None:
         """Ends the decode processes."""
-        self._watch.close()
-        for decoder in self._decoders:
-            ray.kill(decoder.handle)
-        self._decoders = []
+        self._crew.close()

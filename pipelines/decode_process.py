@@ -13,31 +13,82 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from echoprune.errors import MediaError
-from pipelines.decode_actor import Opened
+from echoprune.s3_objects import S3Counts
+from echoprune.staging import StagedVideos
+from pipelines.decode_actor import Opened, Seen
+from pipelines.ray_errors import ANSWERED, GONE
+from pipelines.rows import unforeseen
 
 log = logging.getLogger(__name__)
+
+# Stage of an error that is no video's, but of a decoder on another node.
+AWAY = "away"
 
 _span_ids = itertools.count()
 
 
 @dataclass(eq=False)
 class Video:
-    """One video on its way through the pool."""
+    """One video on its way through the pool. `path`: where its file lies, "" if that is `uri`.
+
+    `at_home`: only decoders on the encoder's node may have it from now on. `dropped`: nobody wants it any more, but a
+    decoder may still be at it.
+    """
 
     uri: str
     decoder: str
+    path: str = ""
     opened_ref: Any = None
     opened: Opened | None = None
     error: MediaError | None = None
     strikes: int = 0
+    at_home: bool = False
+    dropped: bool = False
     spans: deque[Span] = field(default_factory=deque)
+
+    def strike(self, *, hang_s: float | None, memory_bytes: int | None, node_full: bool = False) -> None:
+        """Takes note that it has ended a decoder at home; it is tried once more, and the second time it has failed.
+
+        By delivering nothing for `hang_s` seconds, by taking more than `memory_bytes`, by being at work when Ray found its
+        node's memory full, or else by killing it.
+        """
+        self.strikes += 1
+        what, kind = "died", "decoder_died"
+        if node_full:
+            what, kind = "was ended by Ray, since the memory of its machine was full", "node_out_of_memory"
+        if memory_bytes is not None:
+            what, kind = f"took more than {memory_bytes >> 20} MB", "decoder_swelled"
+        elif hang_s is not None:
+            what, kind = f"delivered nothing for {hang_s:g} s", "decode_hang"
+        log.warning("decoder %s on %s (time %d)", what, self.uri, self.strikes)
+        if self.strikes > 1:
+            self.error = MediaError(
+                f"{self.uri}: the decode process {what}, twice; what was not decoded yet is left out",
+                stage="decode",
+                kind=kind,
+            )
+        elif kind in ("decoder_swelled", "decode_hang"):
+            self.decoder = "pyav"
+
+
+def as_seen(video: Video, staged: StagedVideos | None) -> Seen:
+    """The file of `video` as it is on this node."""
+    try:
+        size = Path(video.path or video.uri).stat().st_size
+    except OSError:
+        size = -1  # gone: it is judged by whoever decodes it
+    return Seen(size, staged.source(video.uri) if staged is not None else None)
 
 
 @dataclass(eq=False)
 class Span:
-    """Cells [next_cell, stop_cell) of a video that are not delivered yet; `calls`: those of them under way."""
+    """Cells [next_cell, stop_cell) of a video that are not delivered yet; `calls`: those of them under way.
+
+    `inherited`: its decoder was lost, and another one has it beside what it may have in flight itself.
+    """
 
     video: Video
     next_cell: int
@@ -47,6 +98,7 @@ class Span:
     calls: deque[Any] = field(default_factory=deque)
     begun: bool = False
     delivered: bool = False
+    inherited: bool = False
 
     @property
     def to_issue(self) -> int:
@@ -56,26 +108,30 @@ class Span:
 
 @dataclass(eq=False)
 class DecodeProcess:
-    """A decode actor and the calls it has not been relieved of, oldest first: (ref, video, span or None)."""
+    """A decode actor and the calls it has not been relieved of, oldest first: (ref, video, span or None).
+
+    `pid`: its process on the node `node_id`. `home`: that is the encoder's own.
+    """
 
     handle: Any
-    ready: Any
+    pid: int
+    node_id: str
+    home: bool = True
     calls: deque[tuple[Any, Video, Span | None]] = field(default_factory=deque)
     spans: list[Span] = field(default_factory=list)
-    pid: int = 0
     swollen: bool = False
+    _ended: list[Any] = field(default_factory=list)
 
     @property
     def load(self) -> int:
-        """Segments asked for and not yet consumed."""
-        return sum(span is not None for _, _, span in self.calls)
+        """Segments asked for and not yet consumed, without those of spans that were another one's."""
+        return sum(
+            span is not None and not span.inherited and not video.dropped for _, video, span in self.calls
+        )
 
-    def note_pid(self) -> int:
-        """Its process id once it has started, else 0; never waits."""
-        if not self.pid and ray.wait([self.ready], timeout=0)[0]:
-            with suppress(ray.exceptions.RayActorError):
-                self.pid = ray.get(self.ready)
-        return self.pid
+    def may_have(self, video: Video) -> bool:
+        """Whether it may decode `video`."""
+        return self.home or not video.at_home
 
     def culprit(self) -> Video | None:
         """The video at work when it died or hung: that of the oldest call without an answer; None if there is none.
@@ -92,29 +148,72 @@ class DecodeProcess:
         unfinished = (span for span in begun if span.to_issue or any(span is each for _, each in waiting))
         return next((span.video for span in unfinished), video)
 
+    def let_go(self) -> None:
+        """Takes back what it was asked for: it has ended."""
+        for _, video, span in self.calls:
+            if span is None and video.opened is None:
+                video.opened_ref = None
+        for span in self.spans:
+            span.calls.clear()
+            span.begun = span.delivered = span.inherited = False
+        self.calls.clear()
+        self.spans.clear()
+
+    def drop(self, video: Video) -> None:
+        """Takes back what it was asked for `video`, which nobody wants any more."""
+        video.dropped = True
+        for span in [each for each in self.spans if each.video is video]:
+            self.spans.remove(span)
+            self.end(span)
+        self.forget_dropped()
+
+    def end(self, span: Span) -> None:
+        """Tells it that nobody wants more of `span`."""
+        ref = self.handle.end.remote(span.key)
+        if not self.home:
+            self._ended.append(ref)
+
+    def s3(self) -> S3Counts:
+        """What one on another node has asked of S3 for spans that have ended since the last call; never waits."""
+        total = S3Counts()
+        if self._ended:
+            told, self._ended = ray.wait(self._ended, num_returns=len(self._ended), timeout=0)
+            # One that is lost takes its counts along.
+            with suppress(ray.exceptions.RayError):
+                total = sum(ray.get(told), total)
+        return total
+
+    def forget_dropped(self) -> None:
+        """Relieves it of calls that nobody wants any more and that it has answered: until then they are what it is at."""
+        if any(video.dropped for _, video, _ in self.calls):
+            self.calls = deque(each for each in self.calls if not (each[1].dropped and is_answered(each[0])))
+
     def kill(self) -> None:
-        """Ends the process, which may be too stuck to hear Ray; decode actors live on the node of their encoder."""
+        """Ends the process, which may be too stuck to hear Ray."""
         ray.kill(self.handle)
-        if self.note_pid():
+        if self.home:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+            return
+        # Nobody waits for this: the node may be gone.
+        there = NodeAffinitySchedulingStrategy(self.node_id, soft=False)
+        task = ray.remote(end_process).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        task.remote(self.pid)
 
 
-def private_bytes(pid: int) -> int:
-    """Memory of a process that it shares with nobody; 0 where it has ended, or the system does not tell (no /proc)."""
-    try:
-        # Frames lie in Ray's shared memory, and libraries in files: both are resident too, and no decoder's fault.
-        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+def end_process(pid: int) -> None:
+    """Ends a process of the node that this runs on, if it is a decode actor still and no other that got its number."""
+    with suppress(OSError):
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if title.startswith(b"ray::") and b"Decod" in title:
+            os.kill(pid, signal.SIGKILL)
 
 
 def is_answered(ref: Any) -> bool:
     """Whether the actor answered this call, with a result or an error of its own; never waits."""
     try:
         ray.get(ref, timeout=0)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+    except (*GONE, ray.exceptions.GetTimeoutError):
         return False
     except ray.exceptions.RayError:
         return True
@@ -122,20 +221,16 @@ def is_answered(ref: Any) -> bool:
 
 
 def answer(ref: Any, video: Video, *, stage: str) -> Any:
-    """What the actor answered to a call for `video`. Raises MediaError, or RayActorError where the actor died.
+    """What the actor answered to a call for `video`. Raises MediaError, or Ray's error where the actor gave no answer.
 
     An error that nobody expected is the video's own too: `kind` is its class. Raised as it is, Ray's form of it would
     pass for a StopIteration or OSError of this process, or be blamed on the video before, since actors work ahead.
     """
     try:
         return ray.get(ref)
-    except ray.exceptions.RayActorError:
-        raise
-    except ray.exceptions.RayError as error:
+    except ANSWERED as error:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, MediaError):
             raise cause from None
-        kind = type(cause).__name__
-        message = f"{video.uri}: {kind}: {' '.join(str(cause).split())}"
         log.warning("%s failed unexpectedly", video.uri, exc_info=error)
-        raise MediaError(message, stage=stage, kind=kind) from error
+        raise unforeseen(video.uri, cause, stage=stage) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from echoprune.s3_objects import S3Counts
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,16 @@ class VideoStarted:
 
 @dataclass(frozen=True)
 class CellsDone:
-    """Progress inside a video: cells encoded so far, and the seconds of video that they cover."""
+    """Progress inside a video: cells encoded so far, and the seconds of video that they cover.
+
+    `wait_s`, `encode_s`: where the worker's time on this shard has gone so far.
+    """
 
     video_id: str
     tokens: int
     video_s: float
+    wait_s: float = 0.0
+    encode_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,18 @@ class QuestionDone:
 
 @dataclass(frozen=True)
 class ShardCommitted:
-    """The shard's receipt is in the store; `*_s` say where the worker's time went, `encode_s` its work proper."""
+    """The shard's receipt is in the store; `*_s` say where the worker's time went, `encode_s` its work proper.
+
+    `s3`: the requests that the worker has made since it was given the shard. `decoders`: decode actors that it has by now.
+    """
 
     shard_id: str
     bytes: int
     wait_s: float
     encode_s: float
     commit_s: float
+    s3: S3Counts = field(default_factory=S3Counts)
+    decoders: int = 0
 
 
 Event = VideoStarted | CellsDone | VideoDone | QuestionsStarted | QuestionDone | ShardCommitted

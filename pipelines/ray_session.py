@@ -1,4 +1,4 @@
-"""Starting or joining Ray, and how many actors this cluster has room for.
+"""Starting or joining Ray.
 
 A private local Ray is started unless an address is given: joining "whatever runs" waits over 60 s on the remains
 of a killed driver (measured, Ray 2.60).
@@ -15,8 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,57 +23,67 @@ from typing import Any
 import ray
 
 from echoprune.errors import ConfigError, EchoPruneError
+from pipelines.private_ray import closed
 
 log = logging.getLogger(__name__)
 
-# Decode actors feed one encoder; more than this many were not needed for any encoder measured so far (16 cores of
-# software decoding give 3,504 frames/s of 720p, the fastest tower takes 691).
-MAX_DECODERS = 15
 CONNECT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Crew:
-    """How many actors run, and what each is given. `threads`: CPU threads of one encoder."""
-
-    encoders: int
-    decoders: int
-    gpus_each: int
-    threads: int
+# A private Ray that did not start is started once more.
+_STARTS = 2
 
 
 @contextmanager
 def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
     """A connected Ray for the time of the block. `object_store_bytes` sizes a private one.
 
+    Within such a block another one shares its Ray: a job that is made of several runs starts one.
+
     Raises ConfigError when the cluster at `address` does not answer or the private one would take too much memory,
     EchoPruneError when the private one cannot be started.
     """
+    if ray.is_initialized():
+        yield
+        return
+    private = not joins(address)
     address = address or os.environ.get("RAY_ADDRESS") or None
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "echoprune"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray 2.60 warns about a default that it will change; both settings mean the same to actors that ask for GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None or address == "local":
+    if address is None or private:
         _require_memory(object_store_bytes)
         start = partial(_start_private, object_store_memory=object_store_bytes, **quiet)
     else:
         _require_listener(address)
         start = partial(_join, address, **quiet)
     # Ray prints the death of each worker to standard output, whatever `log_to_driver` says.
-    with _started(start), redirect_stdout(_LogLines()):
+    guard, starts = (closed(), _STARTS) if private else (nullcontext(), 1)
+    with guard, _started(start, starts=starts), redirect_stdout(_LogLines()):
         yield
+
+
+def joins(address: str | None) -> bool:
+    """Whether `session` joins a cluster, to which nodes may come, rather than start a Ray of its own."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
 
 
 def _start_private(**options: Any) -> None:
     try:
         ray.init(address="local", include_dashboard=False, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        # A folder that is full, cannot be written, or has a path too long for the sockets in it.
+    except Exception as error:
+        # Ray has no class of its own for this: what it raises after 30 s without an answer of the new node is a bare
+        # Exception (2.60). A folder that is full, cannot be written, or has a path too long for sockets: OSError, ValueError.
         raise EchoPruneError(
             f"a private Ray cannot be started ({_first_line(error)}); see to it that {_ray_folder()} can be written "
-            "and has space, or name another short path in RAY_TMPDIR"
+            "and has space, or name another short path in RAY_TMPDIR; on a busy machine run the same command again"
         ) from error
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether another start may do better: Ray's processes look for free ports and wait for each other."""
+    if cause is None or isinstance(cause, ray.exceptions.RayError | TimeoutError | ConnectionError):
+        return cause is not None
+    return not isinstance(cause, OSError | ValueError)
 
 
 def _join(address: str, **options: Any) -> None:
@@ -93,14 +102,39 @@ def _join(address: str, **options: Any) -> None:
 
 
 @contextmanager
-def _started(start: Callable[[], None]) -> Iterator[None]:
-    """A Ray that `start` brings up, for the time of the block; raises what `start` raises.
+def _started(start: Callable[[], None], *, starts: int) -> Iterator[None]:
+    """A Ray that `start` brings up, for the time of the block; raises what the last of `starts` attempts raises.
 
     Ctrl-C and SIGTERM while it starts neither cut it short nor get lost: they arrive once it is up. Cut short it left
     with exit code 15 or 134 (measured, 2.60).
     """
+    up, done, over = Future[None](), threading.Event(), threading.Event()
+    try:
+        with _held_signals(done) as held:
+            for left in reversed(range(starts)):
+                up = _in_thread(start, over)
+                wait([up])
+                cause = getattr(up.exception(), "__cause__", None)
+                if held or not left or not _may_pass(cause):
+                    break
+                log.warning("a private Ray did not start (%s): trying again", _first_line(cause))
+                ray.shutdown()
+            done.set()
+        up.result()
+        yield
+    finally:
+        if done.is_set():
+            ray.shutdown()
+        over.set()
+
+
+def _in_thread(start: Callable[[], None], over: threading.Event) -> Future[None]:
+    """What is done when `start` has ended, in a thread of its own, which lives on until `over` if it went well.
+
+    Of its own, since Ray puts its own handler of SIGTERM into the main thread. Ray's processes die with the thread that
+    started them: those of an attempt that failed at once.
+    """
     up: Future[None] = Future()
-    over = threading.Event()
 
     def live() -> None:
         try:
@@ -109,34 +143,23 @@ def _started(start: Callable[[], None]) -> Iterator[None]:
             up.set_exception(error)
         else:
             up.set_result(None)
-        # Ray's processes die with the thread that started them.
-        over.wait()
+            over.wait()
 
-    # In a thread of its own, since Ray puts its own handler of SIGTERM into the main thread.
-    thread = threading.Thread(target=live, name="ray", daemon=True)
-    try:
-        with _held_signals(up):
-            thread.start()
-            wait([up])
-        up.result()
-        yield
-    finally:
-        if up.done():
-            ray.shutdown()
-        over.set()
+    threading.Thread(target=live, name="ray", daemon=True).start()
+    return up
 
 
 @contextmanager
-def _held_signals(up: Future[None]) -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back until the block ends; a second one, while `up` is not done, comes through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _held_signals(done: threading.Event) -> Iterator[list[int]]:
+    """Holds Ctrl-C and SIGTERM back until the block ends, in a list; a second one, until `done` is set, comes through."""
     held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held
+        return
 
     def hold(signum: int, frame: FrameType | None) -> None:
         held.append(signum)
-        if len(held) > 1 and not up.done():
+        if len(held) > 1 and not done.is_set():
             let_go()
             signal.raise_signal(signum)
 
@@ -154,7 +177,7 @@ def _held_signals(up: Future[None]) -> Iterator[None]:
     for signum in before:
         signal.signal(signum, hold)
     try:
-        yield
+        yield held
     finally:
         let_go()
     if held:
@@ -175,7 +198,7 @@ def _ray_folder() -> str:
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: BaseException | None) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -202,43 +225,3 @@ def _require_listener(address: str) -> None:
         raise ConfigError(
             f"no Ray cluster answers at {address!r} ({reason}); check --address or RAY_ADDRESS"
         ) from error
-
-
-def crew(*, encoders: int | None, decoders: int | None, device: str) -> Crew:
-    """The actors that the connected cluster has room for, `None` meaning "as many as make sense".
-
-    With GPUs: an encoder each, the CPU cores shared out as decoders. Without: one encoder, and a decoder for every
-    four cores (one on 2 cores, none on 1, where decoding happens in the encoder).
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    use_gpus = device != "cpu" and gpus > 0
-    if device == "cuda" and not gpus:
-        raise ConfigError("--device cuda, but Ray finds no GPU in this cluster: use --device cpu or auto")
-    if use_gpus and encoders is not None and encoders > gpus:
-        raise ConfigError(
-            f"--encoders is {encoders}, but the cluster has {gpus} GPUs: give at most that many"
-        )
-    count = encoders or (gpus if use_gpus else 1)
-    share = max(1, cpus // count)
-    if decoders is None:
-        decoders = min(MAX_DECODERS, share - 1) if use_gpus else min(share - 1, max(1, share // 4))
-    needed = count * (1 + decoders)
-    if needed > cpus:
-        raise ConfigError(
-            f"{count} encoders with {decoders} decode actors each take {needed} CPU cores, the cluster has {cpus}: "
-            "lower --encoders or --decoders-per-encoder"
-        )
-    threads = 1 if use_gpus else share - decoders
-    return Crew(encoders=count, decoders=decoders, gpus_each=int(use_gpus), threads=threads)
-
-
-def start_worker(worker_class: type[Any], job: object, people: Crew) -> Any:
-    """A fresh actor of `worker_class` for `job`, with the cores and GPU of one of `people`. Ray restarts nothing by itself."""
-    options = {
-        "num_cpus": people.threads,
-        "num_gpus": people.gpus_each,
-        "max_restarts": 0,
-        "max_task_retries": 0,
-    }
-    return ray.remote(worker_class).options(**options).remote(job)

@@ -49,7 +49,9 @@ def failed_row(source: Source, error: MediaError) -> dict[str, Any]:
     return _source_columns(source) | {"status": "failed"} | _error_columns(error)
 
 
-def failure_row(source: Source, error: MediaError, *, decoder: str | None) -> dict[str, Any]:
+def failure_row(
+    source: Source, error: MediaError, *, decoder: str | None, attempt: int = 1
+) -> dict[str, Any]:
     """The failures row of one attempt that failed or ended early: with where and when, unlike the videos row."""
     return {
         "video_id": video_id(source.uri),
@@ -57,7 +59,7 @@ def failure_row(source: Source, error: MediaError, *, decoder: str | None) -> di
         "stage": error.stage,
         "class": error.kind,
         "message": one_line(str(error)),
-        "attempt": 1,
+        "attempt": attempt,
         "host": f"{socket.gethostname()}:{os.getpid()}",
         "time": datetime.now(UTC),
         "decoder": decoder,
@@ -76,6 +78,12 @@ def cell_columns(indexed: IndexedVideo) -> dict[str, CellColumn]:
         "pooled": columns.pooled,
         "radius": columns.radius,
     }
+
+
+def unforeseen(uri: str, error: BaseException, *, stage: str) -> MediaError:
+    """An error that nobody foresaw, as the failure of the video that it happened to; its class groups it."""
+    kind = type(error).__name__
+    return MediaError(f"{uri}: {kind}: {one_line(str(error))}", stage=stage, kind=kind)
 
 
 def one_line(text: str) -> str:

@@ -1,37 +1,50 @@
 """Which worker does which shard, and who is to blame when a worker dies. Knows ids and events, never tensors.
 
 Ray restarts nothing (`max_restarts=0`): this module counts. A worker announces the items that it has in hand, one video
-or a batch of questions, so that a death is blamed on those. An item that kills its worker twice is quarantined: its
-shard runs again without it, and it becomes a failed row. Of a batch that does, each item is had in hand alone from then
-on. Deaths that no item explains, and errors of disk and Ray, count against the shard: three end the run.
+or a batch of questions, so that a death is blamed on those; so is an error that it raised, of CUDA, of memory or of this
+program: which of these it was is seen by doing it again. An item that has ended its worker is had in hand alone from
+then on, with nothing prepared beside it, on another GPU or machine if there is one at work; one that does so again is
+quarantined: its shard runs again without it, and it becomes a failed row. Of a batch that kills twice each item is had in
+hand alone. Where one item after another goes that way, and none is done between, it is the machine: the run ends.
+
+A death that no item explains, and an error of disk, store or Ray, counts against the shard, which runs again elsewhere:
+three end the run, and one does where no other worker is left that might fare better. A machine that goes takes its
+workers along, which counts against nobody (lost_nodes.py).
+
+Workers load while others work, and the run goes on with those that there are (loading.py): a machine that never comes back
+is missed by nobody but the clock.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 
-from echoprune.errors import ConfigError, EchoPruneError, ModelError, StoreError
+from echoprune.errors import ConfigError, LeaseLostError, ModelError, StoreError
 from pipelines.events import Event, in_hand
+from pipelines.loading import Loading, Worker, first_line
+from pipelines.lost_nodes import LOST_NODES_PER_ITEM, Death, Place
+from pipelines.ray_errors import RAYS_OWN
 
 log = logging.getLogger(__name__)
 
 DEATHS_PER_VIDEO = 2
 DEATHS_PER_SHARD = 3
-# An encoder that dies while loading may have been killed from outside; this often it is the model.
-LOADS = 3
-# Disk, network and Ray's own memory: no video's doing, even while one is being encoded.
-NO_VIDEOS_DOING = (
-    OSError,
-    ray.exceptions.ObjectStoreFullError,
-    ray.exceptions.OutOfDiskError,
-    ray.exceptions.ObjectLostError,
-)
+# Items quarantined one after another, with none done between, after which it is taken for the machine: a GPU that fails on
+# everything ends the run after eight deaths, and not when every video has failed.
+QUARANTINED_IN_A_ROW = 4
+# They end the run as they are, unless another worker may fare better.
+SAID_TO_USERS = (ConfigError, StoreError, ModelError)
+# Disk, network, store and Ray's own memory: no video's doing, even while one is being encoded.
+NO_VIDEOS_DOING = (OSError, *SAID_TO_USERS, *RAYS_OWN)
+# Seconds without a worker at work, after which a warning says so.
+ROOM_S = 60.0
 # Seconds without any event after which the driver looks whether it was interrupted.
 POLL_S = 0.5
 
@@ -47,119 +60,196 @@ class ShardLike(Protocol):
 
 @dataclass(eq=False)
 class _Job:
-    """One worker at work on one shard."""
+    """One worker at work on one shard, or dead of it. `is_back`: the shard has been given back since."""
 
-    worker: Any
+    worker: Worker
     shard: Any
     events: Any
     current: tuple[str, ...] = ()
+    death: Death | None = None
+    is_back: bool = False
 
 
 @dataclass
 class Scheduler:
     """Runs shards on workers until all are committed.
 
-    `make_worker()` returns a fresh actor handle with `load()` and `run_shard(shard, quarantined)`, the latter a
-    streaming generator of events; where it announces several items at once, it also takes the set of those to be had in
-    hand `alone`. `on_event(shard_id, event)` is called for each event in the driver. `what`, `worker_name`: an item and a
-    worker in words.
+    `make_worker()` returns a fresh actor handle with `load()` and `run_shard(shard, quarantined[, alone])`, the latter a
+    streaming generator of events; `quarantined` says of each item to be left out what it ended its worker with, `alone` are
+    the items to be had in hand alone, given where there are any. `workers`: how
+    many there may be, or a function that says so by now, since nodes come and go. A worker that the cluster has no room for
+    keeps nobody waiting. `on_event(shard_id, event)` is called for each event in the driver, and may raise to end the run.
+    `what`, `worker_name`: an item and a worker in words. `deaths`: how many workers ended with a shard in hand, whatever of
+    it they had put already.
     """
 
     make_worker: Callable[[], Any]
-    workers: int
+    workers: int | Callable[[], int]
     on_event: Callable[[str, Event], None]
     what: str = "video"
     worker_name: str = "encoder"
-    quarantined: set[str] = field(default_factory=set)
+    quarantined: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
+    deaths: int = 0
     _item_deaths: Counter[tuple[str, ...]] = field(default_factory=Counter)
     _shard_deaths: Counter[str] = field(default_factory=Counter)
+    _lost_nodes: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    _in_a_row: int = 0
+    # Where a shard has ended a worker.
+    _ended_at: defaultdict[str, set[Place]] = field(default_factory=lambda: defaultdict(set))
+    _unexplained: list[_Job] = field(default_factory=list)
+    _loading: Loading = field(init=False)
 
     def run(self, shards: Iterable[Any]) -> None:
         """Returns when every shard is committed; raises what broke the run (ConfigError, StoreError, ModelError)."""
         waiting = deque(shards)
-        idle = [self._loaded_worker() for _ in range(min(self.workers, len(waiting)))]
+        idle: list[Worker] = []
         jobs: dict[Any, _Job] = {}
+        self._loading = Loading(self.make_worker, self.worker_name)
+        worked_at = time.monotonic()
         try:
-            while waiting or jobs:
-                while waiting and idle:
-                    job = self._start(idle.pop(), waiting.popleft())
-                    jobs[job.events] = job
-                ready, _ = ray.wait(list(jobs), num_returns=1, timeout=POLL_S)
-                for events in ready:
-                    job = jobs[events]
-                    try:
-                        event = ray.get(next(events))
-                    except StopIteration:
-                        del jobs[events]
-                        idle.append(job.worker)
-                        continue
-                    except ray.exceptions.RayError as error:
-                        del jobs[events]
-                        self._take_back(job, error)
-                        waiting.appendleft(job.shard)
-                        idle.append(self._loaded_worker())
-                        continue
-                    items = in_hand(event)
-                    if items is not None:
-                        job.current = items
-                    self.on_event(job.shard.shard_id, event)
+            while waiting or jobs or self._held:
+                waiting.extendleft(self._judge(at_work=len(idle) + len(jobs)))
+                self._loading.settle(at_work=len(idle) + len(jobs))
+                most = self.workers if isinstance(self.workers, int) else self.workers()
+                most = min(most - self._loading.lacking, len(waiting) + len(jobs) + self._held)
+                while len(idle) + len(self._loading) + len(jobs) < most:
+                    self._loading.begin()
+                places = {each.where for each in [*idle, *(job.worker for job in jobs.values())]}
+                for worker in idle[:]:
+                    shard = self._next(waiting, worker.where, places)
+                    if shard is not None:
+                        idle.remove(worker)
+                        waiting.remove(shard)
+                        jobs |= self._start(worker, shard)
+                if jobs:
+                    worked_at = time.monotonic()
+                elif time.monotonic() - worked_at > ROOM_S:
+                    log.warning(
+                        "no %s for %d s: the cluster has no room, or it is loading", self.worker_name, ROOM_S
+                    )
+                    worked_at = time.monotonic()
+                awaited = [*jobs, *self._loading.refs]
+                if not awaited:
+                    time.sleep(POLL_S)
+                    continue
+                for each in ray.wait(awaited, num_returns=1, timeout=POLL_S)[0]:
+                    idle += self._heard(each, jobs)
         finally:
             for worker in [*idle, *(job.worker for job in jobs.values())]:
-                ray.kill(worker)
+                ray.kill(worker.handle)
+            self._loading.close()
 
-    def _start(self, worker: Any, shard: Any) -> _Job:
+    def _heard(self, ref: Any, jobs: dict[Any, _Job]) -> list[Worker]:
+        """Takes in what `ref` has brought; the worker that has nothing to do since, if any."""
+        if ref not in jobs:
+            loaded = self._loading.take(ref)
+            return [loaded] if loaded is not None else []
+        if not self._listen(jobs[ref]):
+            return []
+        job = jobs.pop(ref)
+        return [job.worker] if job.death is None else []
+
+    @property
+    def _held(self) -> int:
+        """Shards that nobody has until it is known what ended their worker."""
+        return sum(not job.is_back for job in self._unexplained)
+
+    def _next(self, waiting: Iterable[Any], place: Place, places: set[Place]) -> Any:
+        """The shard for a worker at `place`: one that has ended a worker there is left to the other `places`, if any."""
+        for shard in waiting:
+            ended_at = self._ended_at.get(shard.shard_id, set())
+            if place not in ended_at or places <= ended_at:
+                return shard
+        return None
+
+    def _start(self, worker: Worker, shard: Any) -> dict[Any, _Job]:
         # The worker waits until an event is consumed: one that dies at once has announced its video all the same
         # (without this the announcement was lost in 2 of 13 runs on a busy machine).
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-        known = [frozenset(self.quarantined), *([frozenset(self.alone)] if self.alone else [])]
-        events = worker.run_shard.options(**options).remote(shard, *known)
-        return _Job(worker, shard, events)
+        known = [dict(self.quarantined), *([frozenset(self.alone)] if self.alone else [])]
+        events = worker.handle.run_shard.options(**options).remote(shard, *known)
+        return {events: _Job(worker, shard, events)}
 
-    def _loaded_worker(self) -> Any:
-        """A worker whose model is loaded; a model that cannot be loaded ends the run with its own error."""
-        for attempt in range(1, LOADS + 1):
-            worker = self.make_worker()
-            try:
-                ray.get(worker.load.remote())
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, EchoPruneError):
-                    raise error.cause from None
-                raise ModelError(
-                    f"the {self.worker_name} could not be started: {_first_line(error.cause)}"
-                ) from error
-            except ray.exceptions.RayActorError as error:
-                log.warning("the %s died while loading the model: %s", self.worker_name, _first_line(error))
-                if attempt == LOADS:
-                    raise ModelError(
-                        f"the {self.worker_name} process died {LOADS} times while loading the model ({_first_line(error)}); "
-                        "is there memory enough?"
-                    ) from error
-            else:
-                return worker
-        raise AssertionError("the last attempt returns or raises")
+    def _listen(self, job: _Job) -> bool:
+        """Takes the next event of `job`; whether it has ended, with its shard committed or with a `death`."""
+        try:
+            event = ray.get(next(job.events))
+        except StopIteration:
+            return True
+        except ray.exceptions.RayError as error:
+            ray.kill(job.worker.handle)
+            self.deaths += 1
+            job.death = Death(error, job.worker.place)
+            self._unexplained.append(job)
+            return True
+        items = in_hand(event)
+        if items is not None:
+            job.current = items
+        if getattr(event, "status", "failed") != "failed":
+            self._in_a_row = 0
+            self._loading.has_worked(job.worker)
+        self.on_event(job.shard.shard_id, event)
+        return False
 
-    def _take_back(self, job: _Job, error: ray.exceptions.RayError) -> None:
+    def _judge(self, *, at_work: int) -> list[Any]:
+        """Counts the deaths whose cause is known by now, beside `at_work` living workers; the shards to be run again.
+
+        For what is known soon a shard waits, so that no video is had in hand a second time before the first is counted.
+        """
+        back = []
+        for job in list(self._unexplained):
+            assert job.death is not None
+            with_node = job.death.with_node
+            if not job.is_back and (with_node is not None or not job.death.may_settle):
+                job.is_back = True
+                back.append(job.shard)
+            if with_node is None:
+                continue
+            self._unexplained.remove(job)
+            if with_node:
+                log.warning("shard %s begins again: its machine went away", job.shard.shard_id)
+                key = job.current or (job.shard.shard_id,)
+                self._lost_nodes[key] += 1
+                if self._lost_nodes[key] <= LOST_NODES_PER_ITEM:
+                    continue
+            self._ended_at[job.shard.shard_id].add(job.worker.where)
+            self._loading.has_failed(job.worker, at_work=at_work)
+            self._blame(job, job.death.error, at_work=at_work)
+        return back
+
+    def _blame(self, job: _Job, error: ray.exceptions.RayError, *, at_work: int) -> None:
         """Counts a worker's failure against the items it had in hand, or the shard; raises what ends the run."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, ConfigError | StoreError | ModelError):
+        lost = isinstance(cause, LeaseLostError)
+        if lost or (isinstance(cause, SAID_TO_USERS) and not at_work and not self._loading.up):
             raise cause from None
-        ray.kill(job.worker)
-        reason = _first_line(cause)
+        reason = first_line(cause)
         if job.current and not isinstance(cause, NO_VIDEOS_DOING):
-            self._item_deaths[job.current] += 1
             log.warning("a worker died with %s %s in hand: %s", self.what, ", ".join(job.current), reason)
-            if self._item_deaths[job.current] >= DEATHS_PER_VIDEO:
-                (self.quarantined if len(job.current) == 1 else self.alone).update(job.current)
+            self._blame_items(job.current, cause)
             return
         self._shard_deaths[job.shard.shard_id] += 1
         log.warning("a worker died on shard %s: %s", job.shard.shard_id, reason)
         if self._shard_deaths[job.shard.shard_id] >= DEATHS_PER_SHARD:
+            if isinstance(cause, SAID_TO_USERS):
+                raise cause from None
             raise StoreError(
                 f"shard {job.shard.shard_id} broke its worker {DEATHS_PER_SHARD} times with no {self.what} to blame: {reason}"
             )
 
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    def _blame_items(self, items: tuple[str, ...], cause: BaseException) -> None:
+        self._item_deaths[items] += 1
+        if len(items) > 1:
+            if self._item_deaths[items] >= DEATHS_PER_VIDEO:
+                self.alone.update(items)
+        elif self._item_deaths[items] < DEATHS_PER_VIDEO:
+            self.alone.update(items)
+        else:
+            self.quarantined[items[0]] = type(cause).__name__
+            self._in_a_row += 1
+            if self._in_a_row == QUARANTINED_IN_A_ROW:
+                raise ModelError(
+                    f"{QUARANTINED_IN_A_ROW} {self.what}s one after another ended their {self.worker_name} twice, and none was "
+                    f"done between: is that machine sound, and its memory enough? The last error was {first_line(cause)}"
+                )

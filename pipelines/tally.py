@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from echoprune.s3_client import s3_counts
+from echoprune.s3_objects import S3Counts
+from echoprune.schema import STATUSES
 from pipelines.events import CellsDone, Event, ShardCommitted, VideoDone
+from pipelines.metrics import worker_totals
+
+# A million failures would be a report of 200 MB; each has its row in the tables.
+MOST_FAILURES = 1000
 
 
 @dataclass
 class Tally:
-    """Totals of this run, fed with events. "Before" counts what earlier runs had finished."""
+    """Totals of this run, fed with events. "Before" counts what earlier runs had finished.
+
+    `failures`: (uri, error_class, error) of the first MOST_FAILURES.
+    """
 
     videos: int
     source_bytes: int
@@ -29,26 +39,33 @@ class Tally:
     store_bytes: int = 0
     shards: int = 0
     worker_s: Counter[str] = field(default_factory=Counter)
+    s3: Counter[str] = field(default_factory=Counter)
+    decoders: int = 0
+    _s3_before: S3Counts = field(default_factory=s3_counts)
+    # wait_s, encode_s of shards under way.
+    _spent: dict[str, tuple[float, float]] = field(default_factory=dict)
     _running: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
-    _uncommitted: dict[str, list[VideoDone]] = field(default_factory=dict)
+    _uncommitted: dict[str, dict[str, VideoDone]] = field(default_factory=dict)
 
     def add(self, shard_id: str, event: Event) -> None:
         """Counts an event. Totals of a shard that had to be run again are not counted twice."""
         if isinstance(event, CellsDone):
             self._running[shard_id, event.video_id] = (event.tokens, event.video_s)
+            self._spent[shard_id] = (event.wait_s, event.encode_s)
         elif isinstance(event, VideoDone):
-            done = self._uncommitted.setdefault(shard_id, [])
             # A shard that is run again announces its videos again: the last word counts.
-            done[:] = [each for each in done if each.video_id != event.video_id]
-            done.append(event)
+            self._uncommitted.setdefault(shard_id, {})[event.video_id] = event
             self._running.pop((shard_id, event.video_id), None)
         elif isinstance(event, ShardCommitted):
-            for video in self._uncommitted.pop(shard_id, []):
+            for video in self._uncommitted.pop(shard_id, {}).values():
                 self._count(video)
             self._running = {key: value for key, value in self._running.items() if key[0] != shard_id}
             self.shards += 1
             self.store_bytes += event.bytes
             self.worker_s.update({"wait": event.wait_s, "encode": event.encode_s, "commit": event.commit_s})
+            self.s3.update(asdict(event.s3))
+            self.decoders = max(self.decoders, event.decoders)
+            self._spent.pop(shard_id, None)
 
     def _count(self, video: VideoDone) -> None:
         self.done += 1
@@ -59,8 +76,16 @@ class Tally:
         self.kept += video.kept
         if video.status != "ok":
             self.error_classes[video.error_class] += 1
-        if video.status == "failed":
+        if video.status == "failed" and len(self.failures) < MOST_FAILURES:
             self.failures.append((video.uri, video.error_class, video.error))
+
+    @property
+    def failed(self) -> int:
+        """Failed videos so far, those of shards that are not committed yet included."""
+        pending = sum(
+            video.status == "failed" for shard in self._uncommitted.values() for video in shard.values()
+        )
+        return self.status["failed"] + pending
 
     @property
     def elapsed_s(self) -> float:
@@ -69,7 +94,7 @@ class Tally:
 
     def snapshot(self) -> dict[str, Any]:
         """The numbers of a progress line, videos still in an uncommitted shard included."""
-        pending = [video for shard in self._uncommitted.values() for video in shard]
+        pending = [video for shard in self._uncommitted.values() for video in shard.values()]
         video_s = self.video_s + sum(v.video_s for v in pending) + sum(s for _, s in self._running.values())
         tokens = self.tokens + sum(v.tokens for v in pending) + sum(n for n, _ in self._running.values())
         done = self.done + len(pending)
@@ -81,7 +106,7 @@ class Tally:
         return {
             "videos_done": done + self.done_before,
             "videos": self.videos + self.done_before,
-            "failed": self.status["failed"] + sum(v.status == "failed" for v in pending),
+            "failed": self.failed,
             "partial": self.status["partial"] + sum(v.status == "partial" for v in pending),
             "video_hours": video_s / 3600,
             "video_hours_per_hour": video_s / elapsed if elapsed > 0 else 0.0,
@@ -97,6 +122,8 @@ class Tally:
         return {
             "videos": {"done": self.done, "of": self.videos, "before": self.done_before, **dict(self.status)},
             "errors": dict(self.error_classes),
+            "failures": self.failures,
+            "failures_left_out": self.status["failed"] - len(self.failures),
             "video_hours": self.video_s / 3600,
             "video_hours_per_hour": self.video_s / self.elapsed_s if self.elapsed_s else 0.0,
             "tokens_seen": self.tokens,
@@ -105,5 +132,26 @@ class Tally:
             "shards": self.shards,
             "elapsed_s": self.elapsed_s,
             "worker_s": dict(self.worker_s),
+            "s3": self.s3_requests(),
+            "decoders": self.decoders,
             "encoder_busy": self.worker_s["encode"] / worker_s if worker_s else None,
         }
+
+    def totals(self) -> dict[tuple[str, str], float]:
+        """The same as `report` has, by the names of metrics.py, zeros too; seconds of shards that are under way included."""
+        seconds = Counter({"wait": 0.0, "encode": 0.0, "commit": 0.0})
+        seconds.update(self.worker_s)
+        for wait_s, encode_s in self._spent.values():
+            seconds.update({"wait": wait_s, "encode": encode_s})
+        return {("echoprune_videos_total", status): float(self.status[status]) for status in STATUSES} | {
+            ("echoprune_video_seconds_total", ""): self.video_s,
+            ("echoprune_tokens_seen_total", ""): float(self.tokens),
+            ("echoprune_tokens_kept_total", ""): float(self.kept),
+            ("echoprune_shards_total", ""): float(self.shards),
+            ("echoprune_bytes_total", ""): float(self.store_bytes),
+            **worker_totals(seconds, self.s3_requests()),
+        }
+
+    def s3_requests(self) -> dict[str, int]:
+        """Requests to S3 of this run: the driver's, and those of workers for shards that are committed."""
+        return dict(self.s3 + Counter(asdict(s3_counts() - self._s3_before)))

@@ -7,6 +7,7 @@ index back from decoded pixels of any size; `expected` computes which index is o
 from __future__ import annotations
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -96,7 +97,16 @@ def expected(clip: Clip, *, fps: Fraction = Fraction(2), count: int | None = Non
 
 
 def write(clip: Clip, folder: Path) -> Path:
-    """The file of a clip in `folder`."""
+    """The file of a clip in `folder`.
+
+    Encoded in a thread of its own: as root, SVT-AV1 gives the thread that opens it real-time priority 99 and leaves it
+    there, and every process started from it later inherits that and starves the rest of a machine with few cores.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_write, clip, folder).result()
+
+
+def _write(clip: Clip, folder: Path) -> Path:
     path = folder / clip.name
     with av.open(str(path), "w", options=clip.muxer) as container:
         if clip.small_stream_first:

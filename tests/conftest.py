@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import os
 import random
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# Else some calls to Ray start one where there is none: open to others, and left to the next file, whose own does not start.
+# Read when ray is imported.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+# Else Ray's actors run at niceness 15: while another worker of pytest computes, they get 3 % of a core, and time out.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
+# The workers of pytest share the cores: with all of them each, their threads would wait for one another.
+torch.set_num_threads(
+    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -30,3 +42,67 @@ def _random_numbers_put_back() -> Iterator[None]:
     random.setstate(python_state)
     np.random.set_state(numpy_state)
     torch.set_rng_state(torch_state)
+
+
+@pytest.fixture(autouse=True)
+def _no_real_time_priority_left() -> Iterator[None]:
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, (
+            "processes started from here would starve all others"
+        )
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[None]:
+    """The variables of the test servers, for the whole session: Ray's processes inherit them."""
+    from tests.s3_servers import environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            patch.delenv(name, raising=False)
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `rclone_endpoint` serves: a folder with the bucket "bucket".
+
+    Of one file of tests: the server remembers listings for minutes, and would not see what the next file puts there.
+    """
+    folder = tmp_path_factory.mktemp("rclone")
+    (folder / "bucket").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rclone_endpoint(s3_environment: None, rclone_folder: Path) -> Iterator[str]:
+    """A server that ignores conditions of puts, as several that are compatible with S3 do."""
+    from tests.s3_servers import rclone
+
+    with rclone(rclone_folder) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint(s3_environment: None) -> Iterator[str]:
+    """A server that obeys conditions, as AWS does; with the bucket "bucket"."""
+    from echoprune.s3_client import s3_client
+    from echoprune.s3_options import S3Options
+    from tests.s3_servers import moto
+
+    with moto() as endpoint:
+        s3_client(S3Options(endpoint=endpoint))._ask("create_bucket", Bucket="bucket")
+        yield endpoint
+
+
+@pytest.fixture
+def s3_url(moto_endpoint: str) -> Iterator[str]:
+    """An empty place on a server that obeys conditions, which this process is set to."""
+    from echoprune.s3_options import S3Options, use_s3
+
+    use_s3(S3Options(endpoint=moto_endpoint, patience_s=20))
+    yield f"s3://bucket/{uuid.uuid4().hex}"
+    use_s3(S3Options())

@@ -60,20 +60,31 @@ def best(score, candidates, count):
 
 def keep_with_question(correspondence, echo, relevance, *, budget, first="share"):
     """Sorted flat indices by r - c - e with the first cell's quota; one first cell."""
-    cells, places = correspondence.shape
-    flat = (relevance - correspondence - echo).reshape(-1)
+    return keep_by_score(relevance - correspondence - echo, relevance, budget=budget, first=first)
+
+
+def keep_by_score(score, relevance, *, budget, first):
+    """Sorted flat indices by `score` (T, N), in the one first cell by `relevance`, with its quota."""
+    cells, places = score.shape
+    flat = score.reshape(-1)
     early, later = list(range(places)), list(range(places, cells * places))
     by_relevance = relevance.reshape(-1)
     if cells == 1:
         return sorted(best(by_relevance, early, budget))
-    quota = min(places, budget, max(1, budget // cells)) if first == "share" else min(places, budget)
+    share = max(1, budget // cells)
+    quota = min(places, budget, share if first == "share" else max(share, math.ceil(budget / 2)))
     kept = best(flat, later, budget - quota)
     kept += best(by_relevance, early, max(quota, min(places, budget - len(kept))))
     return sorted(kept)
 
 
-def keep_without_question(correspondence, echo, *, budget):
-    """Sorted flat indices by -c - e, the first cell whole and not counted."""
+def keep_without_question(correspondence, echo, *, budget, by="novelty"):
+    """Sorted flat indices by -c - e or by change, the first cell whole and not counted."""
     cells, places = correspondence.shape
-    flat = (-correspondence - echo).reshape(-1)
-    return sorted([*range(places), *best(flat, range(places, cells * places), budget)])
+    rank = -correspondence - echo if by == "novelty" else change(correspondence, echo)
+    return sorted([*range(places), *best(rank.reshape(-1), range(places, cells * places), budget)])
+
+
+def change(correspondence, echo, relevance=0.0):
+    """(1 - c)(2 - e + r), without relevance what an index ranks by."""
+    return np.maximum(1.0 - correspondence, 0.0) * (2.0 - echo + relevance)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from echoprune.dtype import codec, encode_rows, read_back
+from echoprune.dtype import codec, encode_rows
+from echoprune.errors import StoreError
+from echoprune.plan import Source, extend_plan
 from echoprune.pool import pool_cells
-from echoprune.receipt import Receipt
+from echoprune.receipt import Receipt, read_receipts
 from echoprune.schema import StoreSettings
 from echoprune.shard import ShardWriter, commit
 from echoprune.sources import video_id
@@ -103,7 +106,7 @@ def add_clip(
 ) -> None:
     cells, height, width = made.grid_thw
     encoding = codec(made_with.dtype)
-    read = read_back(made.tokens, encoding) if encoding.scaled else made.tokens
+    read = encoding.read_back(made.tokens)
     pooled, radius = pool_cells(read.reshape(cells, height * width, -1))
     if spilled is not None:
         spilled.append(pooled)
@@ -139,7 +142,7 @@ def add_clip(
     )
 
 
-def add_failed(writer: ShardWriter, uri: str) -> None:
+def add_failed(writer: ShardWriter, uri: str, *, host: str = "here") -> None:
     error = {"uri": uri, "video_id": video_id(uri)}
     writer.add_video(
         error
@@ -152,7 +155,7 @@ def add_failed(writer: ShardWriter, uri: str) -> None:
             "class": "missing",
             "message": "no such file",
             "attempt": 1,
-            "host": "here",
+            "host": host,
             "time": datetime(2026, 5, 11, tzinfo=UTC),
         }
     )
@@ -205,3 +208,57 @@ def small_store(root: Path, made_with: StoreSettings) -> tuple[Storage, list[Cli
     write_shard(storage, made_with, clips[:2], shard_id="a1", failed=["/archive/bad.mp4"])
     write_shard(storage, made_with, clips[2:], shard_id="b2")
     return storage, clips
+
+
+def planned_store(
+    root: Path, made_with: StoreSettings, *, failed: Sequence[str] = (), count: int = 6, shard_videos: int = 3
+) -> tuple[Storage, dict[str, Clip]]:
+    """A store of `count` clips and the `failed` files, all of them in its plan; the clips by uri."""
+    storage = create_store(root, made_with)
+    clips = {
+        f"/archive/{i}.mp4": clip(f"/archive/{i}.mp4", made_with, cells=3 + i, seed=i) for i in range(count)
+    }
+    sources = [Source(uri, 1000) for uri in [*clips, *failed]]
+    for shard in extend_plan(storage, sources, shard_bytes=1 << 30, shard_videos=shard_videos):
+        uris = [source.uri for source in shard.sources]
+        good = [clips[uri] for uri in uris if uri in clips]
+        bad = [uri for uri in uris if uri not in clips]
+        write_shard(storage, made_with, good, shard_id=shard.shard_id, failed=bad)
+    return storage, clips
+
+
+def file_of(root: Storage | Path, table: str, shard_id: str = "a1") -> str:
+    """The name of the first file that a committed shard has of a table."""
+    storage = root if isinstance(root, Storage) else Storage(root)
+    return read_receipts(storage)[shard_id].files_of(table)[0].name
+
+
+@contextmanager
+def breaking(at: int) -> Iterator[list[str]]:
+    """Within the block the `at`-th write, put or removal of a store's files raises StoreError instead; the list names those done.
+
+    Leases are left alone, so that the block can end as a process does that its disk has failed.
+    """
+    done: list[str] = []
+    real = {
+        name: getattr(Storage, name) for name in ("put_file", "write_bytes", "create_exclusive", "remove")
+    }
+
+    def broken(name: str) -> Any:
+        def call(storage: Storage, *given: Any, **more: Any) -> Any:
+            target = str(given[1] if name == "put_file" else given[0])
+            if not target.startswith(("lease/", "runs/", "run_report")):
+                done.append(f"{name} {target}")
+                if len(done) == at + 1:
+                    raise StoreError(f"the disk failed at {done[-1]}")
+            return real[name](storage, *given, **more)
+
+        return call
+
+    for name in real:
+        setattr(Storage, name, broken(name))
+    try:
+        yield done
+    finally:
+        for name, method in real.items():
+            setattr(Storage, name, method)

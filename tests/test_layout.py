@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("echoprune", "pipelines", "jobs")
@@ -39,9 +39,23 @@ def repository_files() -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert lint_imports(no_cache=True) == 0
+def test_every_test_file_is_run() -> None:
+    """By the paths that pytest is told, which are in an order of their own."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    told = settings["tool"]["pytest"]["ini_options"]["testpaths"]
+    run = {path for pattern in told for found in ROOT.glob(pattern) for path in (found, *found.rglob("*.py"))}
+    left_out = [path for path in (ROOT / "tests").rglob("test_*.py") if path not in run]
+    assert len(run) > 100 and left_out == []
+
+
+def test_import_contracts_hold() -> None:
+    # In a process of its own: the checker's set-up of logging turns off every logger that is there already, so that
+    # later tests of the same process saw no warnings.
+    script = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("folder", ["pipelines", "jobs"])
@@ -71,6 +85,23 @@ def test_readme_names_every_file() -> None:
     gone = sorted(name for name in set(listed) if not (ROOT / name).exists())
     assert not missing, f"not in README's file map: {missing}"
     assert not gone, f"in README's file map, but not there: {gone}"
+
+
+def test_tests_that_documents_name_exist() -> None:
+    named = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
+        named += re.findall(r"((?:[\w]+/)*test_\w+\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    assert len(named) > 39
+    for file, name in named:
+        path = ROOT / "tests" / file.removeprefix("tests/")
+        assert path.is_file(), file
+        assert re.search(rf"^def {name}\(", path.read_text(encoding="utf-8"), re.M), f"{file}::{name}"
+
+
+def test_each_known_problem_is_answered_once() -> None:
+    text = (ROOT / "docs" / "what-goes-wrong.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.M)]
+    assert sorted(numbers) == list(range(1, 40))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from echoprune.models.encoder import Family
 
+# The models of the package itself, by name; each folder has a card that says what it can do.
+PACKAGED = {"reference": Path(__file__).parent / "reference" / "qwen2_5_vl"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 _INDEX = "model.safetensors.index.json"
@@ -32,9 +34,13 @@ _STORED_DTYPES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 def find_checkpoint(model: str) -> Path:
     """The folder with the checkpoint's configuration: `model` itself, or the local copy of a hub repository.
 
+    "reference" is the small trained model of the package, unless there is a folder of that name.
+
     Raises UnknownModelError when there is neither such a folder nor a reachable repository of that name.
     """
     folder = Path(model).expanduser()
+    if model in PACKAGED and not folder.exists():
+        return PACKAGED[model]
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UnknownModelError(
@@ -47,7 +53,8 @@ def find_checkpoint(model: str) -> Path:
         )
     if not _HUB_ID.fullmatch(model):
         raise UnknownModelError(
-            f"model {model} not found: no such folder, and not of the form owner/name; check the path"
+            f"model {model} not found: no such folder, and not of the form owner/name; check the path, or take the "
+            "package's own: reference"
         )
     return _download(model, None, _SMALL_FILES)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from echoprune.models.prompt import PromptStyle
     from echoprune.resize import Resample
 
+# The library's own vision tower, or the same weights by the steps of echoprune/fast.
+TOWERS = ("plain", "fast")
 # Beyond this the Qwen processors refuse a picture; a 1 x 201 strip has no meaningful tokens either.
 MAX_ASPECT = 200
 
@@ -219,13 +221,28 @@ class Encoder(Protocol):
     default_temperature: float
     default_window: int | None
 
-    def encode(self, frames: Frames) -> TokenGrid:
+    def encode(self, frames: Frames, *, check: bool = True) -> TokenGrid:
         """TokenGrid of (cells, h, w, D) in `dtype` on `device`, cells in time order, tokens in raster order.
 
         `frames` are already resized to `layout.frame_hw`. A token's bits depend on its own cell alone, neither on
-        the other cells nor on how many come in one call. Raises ModelError when a token is not finite.
+        the other cells nor on how many come in one call. Raises ModelError when a token is not finite, unless `check`
+        is false: looking at them waits for the GPU, and who has other work for it looks later.
         """
         ...
+
+    def require_finite(self, found: TokenGrid, *, first_cell: int) -> None:
+        """Raises ModelError, as `encode` does, unless all of `found` is finite; its cells begin at `first_cell`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Running:
+    """How an encoder runs: cells of one call on a GPU, where, in which dtype, by which of TOWERS."""
+
+    segment_cells: int
+    device: torch.device
+    dtype: torch.dtype
+    tower: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -235,8 +252,8 @@ class Family:
     `settings(folder, max_pixels)`. `identity(folder)`: all configuration that tokens depend on, as JSON values.
     `weights_class`: the library's class of the whole model, which maps stored weight names of every public layout to
     today's. `vision_prefixes`: what vision weights start with after that -> what stands there in the tower's names.
-    `load(folder, settings, segment_cells, device, dtype)`: its encoder. `prompt(config)`: how the whole model of that
-    configuration is shown a video.
+    `load(folder, settings, running)`: its encoder. `fast_refused(folder)`: why a checkpoint is not for the fast tower, ""
+    if it is. `prompt(config)`: how the whole model of that configuration is shown a video.
     """
 
     name: str
@@ -244,5 +261,6 @@ class Family:
     identity: Callable[[Path], dict[str, object]]
     weights_class: str
     vision_prefixes: dict[str, str]
-    load: Callable[[Path, ModelSettings, int, torch.device, torch.dtype], Encoder]
+    load: Callable[[Path, ModelSettings, Running], Encoder]
+    fast_refused: Callable[[Path], str]
     prompt: Callable[[Any], PromptStyle]

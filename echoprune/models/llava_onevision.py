@@ -8,6 +8,7 @@ video is no part of the grid: it is a weight, the same for all videos, never sco
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ import torch.nn.functional as F
 from echoprune.data import TokenGrid
 from echoprune.errors import ConfigError, ModelError
 from echoprune.models.checkpoint import config_dtype, read_json, read_preprocessor, vision_tensors
-from echoprune.models.encoder import Family, FrameLayout, ModelSettings, SquareLayout
+from echoprune.models.encoder import Family, FrameLayout, ModelSettings, Running, SquareLayout
 from echoprune.models.preprocessor import pixel_rule
 from echoprune.models.prompt import PromptStyle
-from echoprune.models.tower import TowerEncoder, load_layers, load_tower
+from echoprune.models.tower import TowerEncoder, channel_values, load_layers, load_tower
 from echoprune.view import View
+
+# From normalised pixels (F, 3, H, W) to the tower's states (F, patches, D).
+States = Callable[[torch.Tensor], torch.Tensor]
+# From those states to tokens (F, h, w, D) of the grid (h, w).
+Tokens = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
 
 NAME = "llava_onevision"
 # The paper's setting for this family: tau 0.1 over 3 x 3 tokens.
@@ -130,45 +136,45 @@ def _identity(folder: Path) -> dict[str, object]:
     }
 
 
-def tokens_of(
-    tower: torch.nn.Module,
-    projector: torch.nn.Module,
-    layout: FrameLayout,
-    feature_layer: int | list[int],
-    pixels: torch.Tensor,
-) -> TokenGrid:
-    """TokenGrid (F, h, w, D) of uint8 `pixels` (F, H, W, 3) on the tower's device.
+def library_states(
+    tower: torch.nn.Module, feature_layer: int | list[int], values: torch.Tensor
+) -> torch.Tensor:
+    """(F, patches, D) states of normalised pixels `values` (F, 3, H, W), by the library's own forward.
 
     `feature_layer`: the tower's layer, or layers side by side, whose states are projected.
     """
-    frames, height, width, _ = pixels.shape
-    values = normalised(pixels, layout).to(next(tower.parameters()).dtype)
+    values = values.to(next(tower.parameters()).dtype)
     states = tower(values, output_hidden_states=feature_layer, return_dict=True).hidden_states
     several = [feature_layer] if isinstance(feature_layer, int) else feature_layer
-    features = projector(torch.cat([states[index] for index in several], dim=-1))
+    return torch.cat([states[index] for index in several], dim=-1)
+
+
+def library_tokens(
+    projector: torch.nn.Module, states: torch.Tensor, grid_hw: tuple[int, int]
+) -> torch.Tensor:
+    """(F, h, w, D) tokens of `states` (F, patches, D): projected by the library's module, then pooled as it does."""
+    features = projector(states)
     side = math.isqrt(features.shape[1])
-    # One memory order for the pooling kernel, the library's: other orders round otherwise.
-    planes = features.view(frames, side, side, -1).permute(0, 3, 1, 2).contiguous()
-    pooled = F.interpolate(planes, size=layout.grid_hw((height, width)), mode="bilinear")
-    return TokenGrid(pooled.permute(0, 2, 3, 1).contiguous())
+    # One memory order for the pooling kernel, the library's: on a CPU other orders round otherwise.
+    planes = features.view(len(features), side, side, -1).permute(0, 3, 1, 2).contiguous()
+    pooled = F.interpolate(planes, size=grid_hw, mode="bilinear")
+    return pooled.permute(0, 2, 3, 1).contiguous()
+
+
+def tokens_of(states: States, tokens: Tokens, layout: FrameLayout, pixels: torch.Tensor) -> TokenGrid:
+    """TokenGrid (F, h, w, D) of uint8 `pixels` (F, H, W, 3) on the tower's device."""
+    _, height, width, _ = pixels.shape
+    return TokenGrid(tokens(states(normalised(pixels, layout)), layout.grid_hw((height, width))))
 
 
 def normalised(pixels: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
     """(F, 3, H, W) float32 normalised values of uint8 `pixels` (F, H, W, 3)."""
-    # Rescaling by 1/255 is folded into mean and std as the library does it, for equal bits.
-    mean = (torch.tensor(layout.mean, device=pixels.device) * 255.0).view(3, 1, 1)
-    std = (torch.tensor(layout.std, device=pixels.device) * 255.0).view(3, 1, 1)
-    return (
-        pixels.permute(0, 3, 1, 2)
-        .to(torch.float32, memory_format=torch.contiguous_format)
-        .sub_(mean)
-        .div_(std)
-    )
+    mean, std = channel_values(layout.mean, layout.std, pixels.device)
+    values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return values.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
 
 
-def _load(
-    folder: Path, settings: ModelSettings, segment_cells: int, device: torch.device, dtype: torch.dtype
-) -> TowerEncoder:
+def _load(folder: Path, settings: ModelSettings, running: Running) -> TowerEncoder:
     from transformers import SiglipVisionModel  # noqa: PLC0415
     from transformers.models.llava_onevision.modeling_llava_onevision import (  # noqa: PLC0415
         LlavaOnevisionMultiModalProjector,
@@ -179,14 +185,31 @@ def _load(
     for name, tensor in vision_tensors(folder, FAMILY):
         part, _, own_name = name.partition(".")
         parts[part][own_name] = tensor
-    tower = load_tower(SiglipVisionModel, config.vision_config, parts["tower"], folder=folder, dtype=dtype)
+    loaded = load_tower(
+        SiglipVisionModel, config.vision_config, parts["tower"], folder=folder, dtype=running.dtype
+    )
     with torch.device("meta"):
         projector = LlavaOnevisionMultiModalProjector(config)
-    projector = load_layers(projector, parts["projector"], folder=folder, dtype=dtype)
-    both = torch.nn.ModuleDict({"tower": tower, "projector": projector})
-    both = both.to(device).eval().requires_grad_(False)
-    run = partial(tokens_of, both["tower"], both["projector"], settings.layout, config.vision_feature_layer)
-    return TowerEncoder(both, run, settings=settings, segment_cells=segment_cells)
+    projector = load_layers(projector, parts["projector"], folder=folder, dtype=running.dtype)
+    both = torch.nn.ModuleDict({"tower": loaded, "projector": projector})
+    both = both.to(running.device).eval().requires_grad_(False)
+    layer = config.vision_feature_layer
+    states: States = partial(library_states, both["tower"], layer)
+    tokens: Tokens = partial(library_tokens, both["projector"])
+    if running.tower == "fast":
+        # Who does not ask need not load it.
+        from echoprune.fast.siglip_vision import FastSiglipTower, pooled_tokens  # noqa: PLC0415
+
+        states, tokens = FastSiglipTower(both["tower"], layer), partial(pooled_tokens, both["projector"])
+    run = partial(tokens_of, states, tokens, settings.layout)
+    return TowerEncoder(both, run, settings=settings, segment_cells=running.segment_cells)
+
+
+def _fast_refused(folder: Path) -> str:
+    from echoprune.fast.siglip_vision import refused  # noqa: PLC0415
+
+    config = _config(folder)
+    return refused(config.vision_config, config.vision_feature_layer)
 
 
 def _positions(view: View, kept: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
@@ -212,5 +235,6 @@ FAMILY = Family(
     weights_class="LlavaOnevisionForConditionalGeneration",
     vision_prefixes={"model.vision_tower.": "tower.", "model.multi_modal_projector.": "projector."},
     load=_load,
+    fast_refused=_fast_refused,
     prompt=_prompt,
 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from echoprune.models.checkpoint import config_dtype, vision_tensors
-from echoprune.models.encoder import Family, ModelSettings
+from echoprune.models.encoder import Family, ModelSettings, Running
 from echoprune.models.prompt import PromptStyle
 from echoprune.models.qwen_vision import (
     QwenVision,
@@ -88,18 +88,26 @@ def _identity(folder: Path) -> dict[str, object]:
     return identity(folder, _VISION, _vision_config(folder))
 
 
-def _load(
-    folder: Path, settings: ModelSettings, segment_cells: int, device: torch.device, dtype: torch.dtype
-) -> TowerEncoder:
+def _load(folder: Path, settings: ModelSettings, running: Running) -> TowerEncoder:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (  # noqa: PLC0415
         Qwen2_5_VisionTransformerPretrainedModel,
     )
 
     weights = dict(vision_tensors(folder, FAMILY))
-    tower = load_tower(
-        Qwen2_5_VisionTransformerPretrainedModel, _vision_config(folder), weights, folder=folder, dtype=dtype
+    loaded = load_tower(
+        Qwen2_5_VisionTransformerPretrainedModel,
+        _vision_config(folder),
+        weights,
+        folder=folder,
+        dtype=running.dtype,
     )
-    return qwen_encoder(tower, settings, segment_cells=segment_cells, device=device)
+    return qwen_encoder(loaded, settings, running)
+
+
+def _fast_refused(folder: Path) -> str:
+    from echoprune.fast.qwen_vision import refused  # noqa: PLC0415 - it imports what this module does
+
+    return refused(_vision_config(folder), gated=True)
 
 
 def _prompt(config: Any) -> PromptStyle:
@@ -120,5 +128,6 @@ FAMILY = Family(
     weights_class="Qwen2_5_VLForConditionalGeneration",
     vision_prefixes={"model.visual.": ""},
     load=_load,
+    fast_refused=_fast_refused,
     prompt=_prompt,
 )

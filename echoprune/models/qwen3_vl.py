@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from echoprune.models.checkpoint import config_dtype, vision_tensors
-from echoprune.models.encoder import Family, ModelSettings
+from echoprune.models.encoder import Family, ModelSettings, Running
 from echoprune.models.prompt import PromptStyle
 from echoprune.models.qwen_vision import (
     QwenVision,
@@ -97,14 +97,14 @@ def _identity(folder: Path) -> dict[str, object]:
     return identity(folder, _VISION, _vision_config(folder))
 
 
-def _load(
-    folder: Path, settings: ModelSettings, segment_cells: int, device: torch.device, dtype: torch.dtype
-) -> TowerEncoder:
+def _load(folder: Path, settings: ModelSettings, running: Running) -> TowerEncoder:
     from transformers import Qwen3VLVisionModel  # noqa: PLC0415
 
     weights = dict(vision_tensors(folder, FAMILY))
-    tower = load_tower(Qwen3VLVisionModel, _vision_config(folder), weights, folder=folder, dtype=dtype)
-    return qwen_encoder(tower, settings, segment_cells=segment_cells, device=device)
+    loaded = load_tower(
+        Qwen3VLVisionModel, _vision_config(folder), weights, folder=folder, dtype=running.dtype
+    )
+    return qwen_encoder(loaded, settings, running)
 
 
 def _slot_texts(view: View, placeholder: str) -> list[str]:
@@ -112,6 +112,12 @@ def _slot_texts(view: View, placeholder: str) -> list[str]:
     return [
         f"<{centre_s:.1f} seconds><|vision_start|>{placeholder}<|vision_end|>" for centre_s in view.centres_s
     ]
+
+
+def _fast_refused(folder: Path) -> str:
+    from echoprune.fast.qwen_vision import refused  # noqa: PLC0415 - it imports what this module does
+
+    return refused(_vision_config(folder), gated=False)
 
 
 def _prompt(config: Any) -> PromptStyle:
@@ -125,5 +131,6 @@ FAMILY = Family(
     weights_class="Qwen3VLForConditionalGeneration",
     vision_prefixes={"model.visual.": ""},
     load=_load,
+    fast_refused=_fast_refused,
     prompt=_prompt,
 )

@@ -17,10 +17,10 @@ import torch
 from echoprune.data import TokenGrid
 from echoprune.errors import ConfigError, ModelError
 from echoprune.models.checkpoint import read_json, read_preprocessor
-from echoprune.models.encoder import ModelSettings, PatchLayout
+from echoprune.models.encoder import ModelSettings, PatchLayout, Running
 from echoprune.models.preprocessor import Channels, pixel_rule
 from echoprune.models.prompt import PromptStyle
-from echoprune.models.tower import TowerEncoder
+from echoprune.models.tower import TowerEncoder, channel_values
 from echoprune.view import View
 
 
@@ -80,7 +80,8 @@ def patch_layout(folder: Path, family: QwenVision, max_pixels: int | None) -> Pa
     if max_pixels is not None:
         if max_pixels < token_pixels:
             raise ConfigError(f"max pixels {max_pixels} is below one token: give at least {token_pixels}")
-        highest = max_pixels
+        # A limit never enlarges: a checkpoint has not seen frames above its own.
+        highest = min(highest, max_pixels)
     elif family.frame_limit is not None:
         highest = min(highest, family.frame_limit)
     # A cap below the checkpoint's floor removes the floor: growing small frames to it would break the cap.
@@ -133,17 +134,18 @@ def identity(folder: Path, family: QwenVision, config: Any) -> dict[str, object]
     }
 
 
-def qwen_encoder(
-    tower: torch.nn.Module, settings: ModelSettings, *, segment_cells: int, device: torch.device
-) -> TowerEncoder:
-    """The encoder around a loaded `tower` of a Qwen family, moved to `device`."""
+def qwen_encoder(tower: torch.nn.Module, settings: ModelSettings, running: Running) -> TowerEncoder:
+    """The encoder around a loaded `tower` of a Qwen family, moved to its device."""
     layout = settings.layout
     if not isinstance(layout, PatchLayout):
         raise TypeError(f"a Qwen tower takes a PatchLayout, got {type(layout).__name__}")
-    tower = tower.to(device).eval().requires_grad_(False)
-    return TowerEncoder(
-        tower, partial(tokens_of, tower, layout), settings=settings, segment_cells=segment_cells
-    )
+    tower = tower.to(running.device).eval().requires_grad_(False)
+    run: Callable[[torch.Tensor], TokenGrid] = partial(tokens_of, tower, layout)
+    if running.tower == "fast":
+        from echoprune.fast.qwen_vision import FastQwenTower  # noqa: PLC0415 - it imports this module
+
+        run = FastQwenTower(tower, layout)
+    return TowerEncoder(tower, run, settings=settings, segment_cells=running.segment_cells)
 
 
 def tokens_of(tower: torch.nn.Module, layout: PatchLayout, pixels: torch.Tensor) -> TokenGrid:
@@ -190,8 +192,6 @@ def patchify(pixels: torch.Tensor, layout: PatchLayout) -> torch.Tensor:
     h, w = layout.grid_hw((height, width))
     cut = pixels.view(frames // time, time, h, merge, side, w, merge, side, channels)
     cut = cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    # Rescaling by 1/255 is folded into mean and std as the library does it, for equal bits.
-    mean = (torch.tensor(layout.mean, device=pixels.device) * 255.0).view(channels, 1, 1, 1)
-    std = (torch.tensor(layout.std, device=pixels.device) * 255.0).view(channels, 1, 1, 1)
-    values = cut.to(torch.float32).sub_(mean).div_(std)
+    mean, std = channel_values(layout.mean, layout.std, pixels.device)
+    values = cut.to(torch.float32).sub_(mean.view(-1, 1, 1, 1)).div_(std.view(-1, 1, 1, 1))
     return values.reshape(-1, channels * time * side * side)

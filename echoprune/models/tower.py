@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from echoprune.data import Frames, TokenGrid
 from echoprune.errors import ModelError
 from echoprune.models.encoder import ModelSettings
+from echoprune.models.preprocessor import Channels
 
 
 class TowerEncoder:
@@ -52,7 +54,7 @@ class TowerEncoder:
         self._run = run
 
     @torch.no_grad()
-    def encode(self, frames: Frames) -> TokenGrid:
+    def encode(self, frames: Frames, *, check: bool = True) -> TokenGrid:
         """TokenGrid of (cells, h, w, D), tokens in raster order; see `Encoder.encode`."""
         if frames.cell_frames != self.layout.cell_frames:
             raise ValueError(f"cells of {frames.cell_frames} frames, expected {self.layout.cell_frames}")
@@ -62,28 +64,49 @@ class TowerEncoder:
             self._encode_cells(frames, start, min(start + self._call_cells, frames.cells))
             for start in range(0, frames.cells, self._call_cells)
         ]
-        tokens = torch.cat([part.tokens for part in parts])
-        maps = [part.deepstack for part in parts if part.deepstack is not None]
-        deepstack = torch.cat(maps, dim=1) if maps else None
-        values = [tokens] if deepstack is None else [tokens, deepstack]
+        found = parts[0]
+        if len(parts) > 1:
+            maps = [part.deepstack for part in parts if part.deepstack is not None]
+            tokens = torch.cat([part.tokens for part in parts])
+            found = TokenGrid(tokens, torch.cat(maps, dim=1) if maps else None)
+        if check:
+            self.require_finite(found, first_cell=frames.first_cell)
+        return found
+
+    def require_finite(self, found: TokenGrid, *, first_cell: int) -> None:
+        """Raises ModelError unless all values of `found` are finite; see `Encoder.require_finite`."""
+        values = [found.tokens] if found.deepstack is None else [found.tokens, found.deepstack]
+        # The extremes of a tensor are finite where all of it is, and take a fiftieth of the time of looking at each value.
+        if all(bool(torch.isfinite(torch.stack(torch.aminmax(value))).all()) for value in values):
+            return
         broken = sum(int((~torch.isfinite(value)).sum()) for value in values)
-        if broken:
-            raise ModelError(
-                f"{broken} of {sum(value.numel() for value in values)} values of cells {frames.first_cell} to "
-                f"{frames.first_cell + frames.cells - 1} are not finite in {self.dtype}; "
-                "try --compute-dtype bf16 or fp32, or check the weights"
-            )
-        return TokenGrid(tokens, deepstack)
+        raise ModelError(
+            f"{broken} of {sum(value.numel() for value in values)} values of cells {first_cell} to "
+            f"{first_cell + len(found.tokens) - 1} are not finite in {self.dtype}; "
+            "try --compute-dtype bf16 or fp32, or check the weights"
+        )
 
     def _encode_cells(self, frames: Frames, start: int, stop: int) -> TokenGrid:
         per_cell = self.layout.cell_frames
         shape = (self._call_cells * per_cell, *frames.pixels.shape[1:])
+        used = (stop - start) * per_cell
+        # Pinned memory for a GPU, so that the copy to it needs no second one, and this process goes on meanwhile.
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         # Copied by numpy: frames that come out of Ray's object store are read-only, which torch cannot express.
-        pixels = torch.zeros(shape, dtype=torch.uint8)
-        pixels.numpy()[: (stop - start) * per_cell] = frames.pixels[start * per_cell : stop * per_cell]
-        found = self._run(pixels.to(self.device))
+        pixels.numpy()[:used] = frames.pixels[start * per_cell : stop * per_cell]
+        pixels[used:] = 0
+        found = self._run(pixels.to(self.device, non_blocking=True))
         maps = None if found.deepstack is None else found.deepstack[:, : stop - start]
         return TokenGrid(found.tokens[: stop - start], maps)
+
+
+@cache
+def channel_values(mean: Channels, std: Channels, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (3,) float32 of values 0 to 255, on `device`; made once, since making them waits for a GPU.
+
+    Rescaling by 1/255 is folded into them as the library does it, for equal bits.
+    """
+    return torch.tensor(mean, device=device) * 255.0, torch.tensor(std, device=device) * 255.0
 
 
 def load_tower(

@@ -65,6 +65,19 @@ def test_another_run_is_refused_by_the_name_of_what_differs(
     assert "another --out" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_answers_by_the_default_policys_old_rule_do_not_go_on_by_the_new_one(tmp_path: Path) -> None:
+    before = {name: value for name, value in run().settings.items() if name != "score"}
+    create_answers(tmp_path / "out", replace(run(), settings=before))
+    says = (
+        "score = None, this run has 'change': use the version of echoprune that they were made with, or write"
+    )
+    with pytest.raises(StoreMismatchError, match=says):
+        create_answers(tmp_path / "out", run())
+    # The paper's rule and the baselines are what they were.
+    for name in ("echoprune", "evs"):
+        assert "score" not in run(AnswerSettings(policy=name)).settings
+
+
 def test_a_template_file_counts_by_its_text(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for place in ("mine.jinja", "a/mine.jinja"):
@@ -112,7 +125,8 @@ def test_the_bytes_of_answers_depend_on_the_rows_alone(tmp_path: Path) -> None:
     ]
     assert built[0].entry == built[1].entry
     entry = built[0].entry
-    assert (entry.name, entry.rows, entry.table) == ("answers/a1.parquet", 70, "answers")
+    assert (entry.name, entry.rows) == (f"answers/a1-{entry.sha256[:8]}.parquet", 70)
+    assert entry.table == "answers"
     assert entry.sha256 == hashlib.sha256(built[0].path.read_bytes()).hexdigest()
     table = pq.read_table(built[0].path)
     assert table["question_id"].to_pylist() == [f"q{i}" for i in range(70)]
@@ -133,4 +147,5 @@ def test_a_shard_that_ran_again_has_a_file_of_its_own(tmp_path: Path) -> None:
         build_answers(tmp_path, "a1", answers, extra={}, provenance=PROVENANCE, generation=number)
         for number in (0, 2)
     ]
-    assert [file.entry.name for file in built] == ["answers/a1.parquet", "answers/a1.g2.parquet"]
+    names = [file.entry.name.rpartition("-")[0] for file in built]
+    assert names == ["answers/a1", "answers/a1.g2"]

@@ -31,7 +31,7 @@ def test_only_what_receipts_cover_is_read_sorted(tmp_path: Path) -> None:
     assert (answers.receipts["a1"].ok, answers.receipts["a1"].failed) == (1, 1)
     write_answers(tmp_path, "d4", [answer("q9", "Later?", "yes")])
     assert len(answers.table()) == 3 and len(open_answers(tmp_path).table()) == 4
-    assert sweep(answers.storage) == ["answers/c3.parquet"]
+    assert sweep(answers.storage).left == ["answers/c3.parquet"]
 
 
 def test_extra_columns_of_some_shards(tmp_path: Path) -> None:
@@ -51,6 +51,6 @@ def test_no_answers(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write_answers(tmp_path, "a1", [answer("q1", "?", "x")])
     (tmp_path / "answers/a1.parquet").write_bytes(b"PAR1")
-    with pytest.raises(StoreError, match=r"a1\.parquet is damaged .*remove receipts/a1\.json") as caught:
+    with pytest.raises(StoreError, match=r"a1\.parquet is damaged .*remove receipts/a1-\*\.json") as caught:
         open_answers(tmp_path).table()
     assert "\n" not in str(caught.value)

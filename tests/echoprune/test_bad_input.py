@@ -13,6 +13,7 @@ import pytest
 
 from echoprune.data import VideoInfo
 from echoprune.decode import decode
+from echoprune.decode_pyav import pictures
 from echoprune.errors import MediaError
 from echoprune.index import index_video
 from echoprune.models import load_encoder
@@ -157,13 +158,28 @@ def test_cut_in_the_middle(name: str, noticed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
-def test_noise_in_the_middle(at: float, tmp_path: Path) -> None:
-    clip = CLIPS["bframes.mp4"]
+@pytest.mark.parametrize("name", ["bframes.mp4", "many_keys.mp4", "open_gop_h264.mp4", "ten_bit.mp4"])
+def test_noise_in_the_middle(name: str, at: float, tmp_path: Path) -> None:
+    """Decoding goes on behind it. What is wrong is marked as damaged, and all up to the next clean keyframe, which open groups lack."""
+    clip = CLIPS[name]
     info = scan_video(str(damage(write(clip, tmp_path), tmp_path / "noise.mp4", at=at)))
+    found = [(read_index(picture), damaged) for _, picture, damaged in pictures(info, info.pts)]
+    marked = [index for index, (_, damaged) in enumerate(found) if damaged]
+    assert [got for got, damaged in found if not damaged] == [
+        index for index in range(len(clip.times_ms)) if index not in marked
+    ]
+    assert marked and (max(marked) - min(marked) < 3 * clip.gop or name == "open_gop_h264.mp4")
+    assert min(marked) / len(found) == pytest.approx(at, abs=0.3)
     got, kind = _rescued(info)
+    assert len(got) == len(expected(clip, fps=Fraction(5))) and kind == ""
+
+
+def test_noise_to_the_end(tmp_path: Path) -> None:
+    clip = CLIPS["av1.mp4"]
+    got, kind = _rescued(scan_video(str(damage(write(clip, tmp_path), tmp_path / "noise.mp4", at=0.8))))
     assert kind == "decode_failed"
+    assert 6 <= len(got) < 10
     assert got == expected(clip, fps=Fraction(5))[: len(got)]
-    assert len(got) == pytest.approx(20 * at, abs=4)
 
 
 def test_patched_frames_are_counted(tmp_path: Path) -> None:

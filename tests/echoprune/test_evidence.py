@@ -19,16 +19,39 @@ def view(cells: int) -> View:
     return found
 
 
-def test_mass_is_what_scores_have_above_the_lowest() -> None:
-    t = np.array([1, 3, 3, 4])
-    score = np.array([-2.0, -0.5, -1.0, -2.0], np.float32)
-    np.testing.assert_allclose(cell_mass(t, score, cells=6), [0, 0, 0, 1, 0, 0])
+def test_mass_is_what_is_new_and_asked_about() -> None:
+    t = np.array([1, 3, 3, 4, 5])
+    change = np.array([0.0, 1.5, 1.0, 0.0, 1.5], np.float32)
+    related = np.array([0.5, 0.2, 0.1, 0.5, -0.1], np.float32)
+    # 1.5 x 0.2 and 1.0 x 0.1 in cell 3; what is not new, or not asked about, counts nothing.
+    np.testing.assert_allclose(cell_mass(t, change, related, cells=6), [0, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(cell_mass(t, change, None, cells=6), [0, 0, 0, 2.5 / 4, 0, 1.5 / 4])
+
+
+def test_where_nothing_is_both_change_decides() -> None:
+    t, change = np.array([0, 2, 4]), np.array([0.0, 0.5, 1.0], np.float32)
+    alone = cell_mass(t, change, None, cells=5)
+    np.testing.assert_allclose(alone, [0, 0, 1 / 3, 0, 2 / 3])
+    np.testing.assert_allclose(cell_mass(t, change, np.float32([0.1, -0.1, -0.1]), cells=5), alone)
+
+
+def test_of_two_events_the_one_that_was_asked_about_weighs_more() -> None:
+    # Nine new tokens each; the second event is larger and a little newer, the first is what the words mean.
+    t = np.repeat([3, 7], [9, 14])
+    change = np.repeat(np.float32([1.2, 1.3]), [9, 14])
+    change[0] = 0.1
+    related = np.repeat(np.float32([0.5, 0.05]), [9, 14])
+    [first, *_] = moments(cell_mass(t, change, related, cells=10), view(10))
+    assert (first.start_s, first.end_s) == (3.0, 4.0)
 
 
 def test_without_a_token_that_stands_out_each_counts_the_same() -> None:
     t = np.array([2, 4, 4])
-    np.testing.assert_allclose(cell_mass(t, np.full(3, 0.5, np.float32), cells=6), [0, 0, 1 / 3, 0, 2 / 3, 0])
-    assert moments(cell_mass(t[:1], np.ones(1, np.float32), cells=6), view(6)) == (Evidence(2.0, 3.0, 1.0),)
+    same = np.full(3, 1.5, np.float32)
+    np.testing.assert_allclose(cell_mass(t, same, None, cells=6), [0, 0, 1 / 3, 0, 2 / 3, 0])
+    np.testing.assert_allclose(cell_mass(t, same, same, cells=6), [0, 0, 1 / 3, 0, 2 / 3, 0])
+    alone = cell_mass(t[:1], np.ones(1, np.float32), None, cells=6)
+    assert moments(alone, view(6)) == (Evidence(2.0, 3.0, 1.0),)
 
 
 def test_a_peak_is_as_wide_as_its_half_height() -> None:

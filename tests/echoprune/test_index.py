@@ -19,7 +19,7 @@ from echoprune.models import load_encoder
 from echoprune.models.encoder import Encoder
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.pool import unpool
-from echoprune.schema import StoreSettings
+from echoprune.schema import RANKS, StoreSettings
 from tests import oracle
 from tests import stores as made_stores
 from tests.clips import Clip, damage, even, write
@@ -88,11 +88,12 @@ def rows_of(indexed) -> np.ndarray:
     return np.concatenate([rows for _, rows in indexed.selection.chunks(7)])
 
 
-def test_kept_tokens_are_the_oracles(pixels: np.ndarray, encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", RANKS)
+def test_kept_tokens_are_the_oracles(pixels: np.ndarray, encoder: Encoder, tmp_path: Path, by: str) -> None:
     whole = encoder.encode(Frames(pixels, 0, CELL_FRAMES, "pyav")).flat
     c, e = oracle.echo(whole.numpy(), grid_hw=GRID_HW, temperature=0.5)
-    with index(segments(pixels), settings(encoder), encoder, tmp_path) as indexed:
-        kept = oracle.keep_without_question(c, e, budget=10 * PLACES // 4)
+    with index(segments(pixels), settings(encoder, rank_by=by), encoder, tmp_path) as indexed:
+        kept = oracle.keep_without_question(c, e, budget=10 * PLACES // 4, by=by)
         assert indexed.selection.indices.tolist() == kept
         rows = rows_of(indexed)
         np.testing.assert_allclose(rows["correspondence"], c.reshape(-1)[kept], atol=1e-5)
@@ -103,9 +104,10 @@ def test_kept_tokens_are_the_oracles(pixels: np.ndarray, encoder: Encoder, tmp_p
         assert indexed.columns.kept.sum() == indexed.kept and indexed.columns.kept[0] == PLACES
         assert indexed.error is None and indexed.decoder == "pyav" and indexed.covered_s == 10.0
         dropped = np.setdiff1d(np.arange(PLACES, 150), kept)
-        assert indexed.selection.highest_dropped == pytest.approx(
-            (-c - e).reshape(-1)[dropped].max(), abs=1e-5
-        )
+        ranked = (-c - e) if by == "novelty" else oracle.change(c, e)
+        assert indexed.selection.highest_dropped == pytest.approx(ranked.reshape(-1)[dropped].max(), abs=1e-5)
+        # Whatever it goes by, what a reader sees of a cell is its novelty.
+        np.testing.assert_allclose(indexed.columns.mean_novelty, (-c - e).mean(axis=1), atol=1e-5)
 
 
 def test_the_block_that_changes_is_kept_and_the_still_rest_is_not(

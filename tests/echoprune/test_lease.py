@@ -8,11 +8,12 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from echoprune import lease as lease_module
-from echoprune.errors import StoreError
+from echoprune.errors import ConfigError, StoreError
 from echoprune.lease import Lease, check, current_epoch
 from echoprune.storage import Storage
 
@@ -197,6 +198,23 @@ def test_release_after_a_takeover_changes_nothing(tmp_path: Path) -> None:
     check(storage, after.epoch)
 
 
+def test_a_renewed_lease_is_still_held_and_shuts_out_who_writes_under_the_old_one(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    with Lease.acquire(storage, run_id="r") as lease:
+        before = lease.epoch
+        lease.renew()
+        with pytest.raises(StoreError, match="another run took over"):
+            check(storage, before)
+        check(storage, lease.epoch)
+        lease.heartbeat()
+        with pytest.raises(StoreError, match="held by run r"):
+            Lease.acquire(storage, run_id="s")
+        assert storage.names("lease") == [f"lease/{before + 1:08d}.json"]
+    # One that has lost the store does not get it back so.
+    with Lease.acquire(storage, run_id="s"), pytest.raises(StoreError, match="another run took over"):
+        lease.renew()
+
+
 def test_a_damaged_lease_is_named(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.write_bytes("lease/00000001.json", b"{}")
@@ -211,3 +229,40 @@ def test_a_held_lease_names_the_option_of_its_folder(tmp_path: Path) -> None:
             Lease.acquire(storage, run_id="two")
         with pytest.raises(StoreError, match="use another --out"):
             Lease.acquire(storage, run_id="two", option="--out")
+
+
+def test_in_s3_one_run_holds_it_and_a_late_one_puts_nothing(s3_url: str) -> None:
+    storage = Storage(s3_url)
+    first = Lease.acquire(storage, run_id="first")
+    with pytest.raises(StoreError, match="is held by run first"):
+        Lease.acquire(storage, run_id="second")
+    first.heartbeat()
+    first.release()
+    with Lease.acquire(storage, run_id="second") as second:
+        assert second.epoch == 2 and current_epoch(storage) == 2
+        with pytest.raises(StoreError, match="another run took over"):
+            storage.write_bytes("receipts/a.json", b"", before=lambda: check(storage, first.epoch))
+        assert storage.names("receipts") == []
+        storage.write_bytes("receipts/a.json", b"", before=lambda: check(storage, second.epoch))
+    assert storage.names("receipts") == ["receipts/a.json"] and len(storage.names("lease")) == 1
+
+
+def test_a_heartbeat_that_fails_for_any_reason_is_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials that cannot be had for a moment are a ConfigError."""
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.01)
+    failed = []
+
+    class Failing(Storage):
+        def write_bytes(self, name: str, data: bytes, **more: Any) -> None:
+            if b'"beats": 1,' in data and not failed:
+                failed.append(name)
+                raise ConfigError("no credentials")
+            super().write_bytes(name, data, **more)
+
+    with Lease.acquire(Failing(tmp_path), run_id="a") as lease:
+        deadline = time.monotonic() + 60
+        while lease.holder.beats < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert lease.holder.beats >= 3 and failed

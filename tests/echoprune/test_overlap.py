@@ -26,7 +26,7 @@ FOOTAGE = (
     Footage("/a/street.mp4", 12, seed=1, event=(7, 9)),
     Footage("/a/park.mp4", 6, seed=2, event=(2, 3)),
 )
-ASKED = AnswerSettings(budget="24", max_new_tokens=3)
+ASKED = AnswerSettings(policy="echoprune", budget="24", max_new_tokens=3)
 KEEPS = ("0.9", "0.5", "0.25", "2/cell")
 
 
@@ -57,19 +57,29 @@ def asked(video: str = "street.mp4", **more: Any) -> Question:
 
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize(("start_s", "end_s"), [(None, None), (3.0, 11.0)])
+@pytest.mark.parametrize(
+    ("policy", "budget", "rank_by"),
+    [("echoprune", "24", "novelty"), ("anchored", "52", "change"), ("anchored", "52", "novelty")],
+)
 def test_what_is_predicted_is_what_a_pruned_store_gives(
     keep: str,
     start_s: float | None,
     end_s: float | None,
+    policy: str,
+    budget: str,
+    rank_by: str,
     store: Callable[..., TokenStore],
     answerer: Answerer,
 ) -> None:
     """Against stores that were really made with that ratio: the same choice and the same certificate."""
+    settings = replace(ASKED, policy=policy, budget=budget)
     question = asked(start_s=start_s, end_s=end_s)
-    [predicted] = measure([question], store=store(), answerer=answerer, settings=ASKED, keeps=[keep])
+    [predicted] = measure(
+        [question], store=store(), answerer=answerer, settings=settings, keeps=[keep], rank_by=rank_by
+    )
     kept = []
-    for opened in (store(), store(keep=keep)):
-        [answer] = answer_questions([question], store=opened, answerer=answerer, settings=ASKED)
+    for opened in (store(), store(keep=keep, rank_by=rank_by)):
+        [answer] = answer_questions([question], store=opened, answerer=answerer, settings=settings)
         kept.append({tuple(row) for row in answer.kept.tolist()})
     assert predicted.overlap == pytest.approx(len(kept[0] & kept[1]) / len(kept[0]))
     assert predicted.certified == answer.certified
@@ -117,6 +127,14 @@ def test_only_lossless_stores_can_tell(store: Callable[..., TokenStore], answere
     for keeps in ([], ["all"], ["many"]):
         with pytest.raises(ConfigError, match="keep"):
             list(measure([asked()], store=store(), answerer=answerer, settings=ASKED, keeps=keeps))
+
+
+def test_policies_that_take_no_pruned_store_cannot_be_compared(
+    store: Callable[..., TokenStore], answerer: Answerer
+) -> None:
+    settings = replace(ASKED, policy="uniform")
+    with pytest.raises(ConfigError, match=r"--policy uniform takes no pruned store.*anchored, echoprune"):
+        list(measure([asked()], store=store(), answerer=answerer, settings=settings, keeps=["0.5"]))
 
 
 def test_another_model_is_refused(

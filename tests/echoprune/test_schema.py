@@ -26,6 +26,40 @@ def test_the_digest_follows_every_field() -> None:
     assert len(digests) == len(changes) + 1
 
 
+def test_a_store_that_names_no_tower_has_the_plain_one() -> None:
+    """Stores of before there was another keep their digest, which is in all of their files."""
+    assert "tower" not in json.loads(settings().to_json())
+    fast = settings(tower="fast")
+    assert StoreSettings.from_json(fast.to_json()) == fast
+    assert fast.digest != settings().digest == settings(tower="plain").digest
+    with pytest.raises(StoreMismatchError, match="tower = 'plain', this run has 'fast': give --tower plain"):
+        settings().require_same(fast)
+
+
+def test_a_store_that_names_no_compression_has_zstd() -> None:
+    assert "compression" not in json.loads(settings().to_json())
+    plain = settings(compression="none")
+    assert StoreSettings.from_json(plain.to_json()) == plain
+    assert plain.digest != settings().digest
+    with pytest.raises(
+        StoreMismatchError, match="compression = 'none', this run has 'zstd': give --compression none"
+    ):
+        plain.require_same(settings())
+    with pytest.raises(ValueError, match="compression must be one of zstd, none, got 'gzip'"):
+        settings(compression="gzip")
+
+
+def test_a_store_that_names_no_rank_was_ranked_by_novelty() -> None:
+    assert "rank_by" not in json.loads(settings().to_json())
+    changed = settings(rank_by="change")
+    assert StoreSettings.from_json(changed.to_json()) == changed
+    assert changed.digest != settings().digest == settings(rank_by="novelty").digest
+    with pytest.raises(
+        StoreMismatchError, match="rank_by = 'novelty', this run has 'change': give --rank-by novelty"
+    ):
+        settings().require_same(changed)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -36,6 +70,7 @@ def test_the_digest_follows_every_field() -> None:
         (lambda v: v.update(dim="24"), "dim must be int, got '24'"),
         (lambda v: v.update(dim=True), "dim must be int"),
         (lambda v: v.update(dtype="fp8"), "fp8"),
+        (lambda v: v.update(rank_by="echo"), "rank_by must be one of change, novelty, got 'echo'"),
     ],
 )
 def test_an_odd_store_json_is_named(change: object, message: str) -> None:

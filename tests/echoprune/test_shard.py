@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from echoprune import shard
 from echoprune.errors import StoreError
-from echoprune.receipt import read_receipts, uncovered_files
+from echoprune.receipt import read_receipts, what_counts
 from echoprune.schema import StoreSettings, token_rows_dtype
 from echoprune.shard import ShardWriter, commit
 from echoprune.spill import SpilledColumn
 from echoprune.storage import Storage
-from echoprune.store import open_store
+from echoprune.store import create_store, open_store
 from tests.stores import add_clip, add_failed, clip, receipt, settings, small_store, write_shard
 
 # A row group of 1,000 rows of 24 float32 values, 4 bytes of scores each, and 8 bytes of place.
@@ -116,6 +117,26 @@ def test_scalars_have_statistics_and_vectors_none(tmp_path: Path) -> None:
             assert not any("DICTIONARY" in encoding for encoding in column.encodings)
 
 
+def test_vectors_may_be_left_as_they_are(tmp_path: Path) -> None:
+    made = settings(dim=3584, dtype="bf16", compression="none", deepstack_layers=1)
+    storage = create_store(tmp_path, made)
+    video = clip("/0.mp4", made, cells=40)
+    write_shard(storage, made, [video])
+    for table, vectors in (("tokens", {"emb", "deepstack_0"}), ("cells", {"pooled"})):
+        (name,) = open_store(tmp_path).files(table)
+        group = pq.read_metadata(tmp_path / name).row_group(0)
+        for i in range(group.num_columns):
+            column = group.column(i)
+            packed = "UNCOMPRESSED" if column.path_in_schema in vectors else "ZSTD"
+            assert column.compression == packed, column.path_in_schema
+    (name,) = open_store(tmp_path).files("tokens")
+    payload = 2 * 2 * 3584 * len(video.kept)
+    assert payload < (tmp_path / name).stat().st_size < 1.02 * payload
+    read = open_store(tmp_path).tokens("/0.mp4")
+    assert torch.equal(read.tokens, video.tokens[video.kept])
+    assert open_store(tmp_path).settings.compression == "none"
+
+
 def test_counted_columns_come_from_the_rows(tmp_path: Path) -> None:
     made = settings()
     storage, clips = small_store(tmp_path, made)
@@ -126,7 +147,8 @@ def test_counted_columns_come_from_the_rows(tmp_path: Path) -> None:
         assert (video["token_row"], video["kept"]) == (row, len(one.kept))
         assert video["tokens"] == len(one.tokens) and video["anchors"] == int(one.anchor.sum())
         row += len(one.kept)
-    assert storage.exists("tokens/a1-0000.parquet")
+    (file,) = read_receipts(storage)["a1"].files_of("tokens")
+    assert file.name == f"tokens/a1-0000-{file.sha256[:8]}.parquet" and storage.exists(file.name)
 
 
 @pytest.mark.parametrize("steps", range(1, 5))
@@ -150,7 +172,7 @@ def test_a_commit_that_is_cut_short_leaves_nothing_visible(tmp_path: Path, steps
         assert [file.entry.table for file in files] == ["tokens", "cells", "failures", "videos"]
         with pytest.raises(StoreError, match="took over"):
             commit(storage, files, receipt(writer, files, "c3"), check_epoch=check_epoch)
-    assert len(uncovered_files(storage, read_receipts(storage).values())) == steps
+    assert len(what_counts(storage).left) == steps
     after = open_store(tmp_path)
     assert after.videos().equals(before) and list(after.receipts) == ["a1", "b2"]
     write_shard(storage, made, [clip("/archive/late.mp4", made)], shard_id="c3", failed=["/archive/none.mp4"])

@@ -67,13 +67,15 @@ def test_paths_are_made_canonical_and_duplicates_removed(
 
 
 def test_a_named_file_is_taken_whatever_it_is(archive: Path) -> None:
-    found = list_sources([archive / "raw.dat", archive / "gone.mp4", archive / ".hidden.mp4", "s3://b/x.mp4"])
+    found = list_sources(
+        [archive / "raw.dat", archive / "gone.mp4", archive / ".hidden.mp4", "https://h/x.mp4"]
+    )
     assert found == sorted(
         [
             Source(str(archive / ".hidden.mp4"), 11),
             Source(str(archive / "gone.mp4"), None),
             Source(str(archive / "raw.dat"), 7),
-            Source("s3://b/x.mp4"),
+            Source("https://h/x.mp4"),
         ]
     )
 
@@ -102,15 +104,15 @@ def test_a_name_that_is_not_utf8_is_kept_readable(archive: Path) -> None:
     ) as raised:
         scan_video(str(archive / "caf\\xe9.mp4"))
     assert raised.value.kind == "missing"
-    url = os.fsdecode(b"s3://bucket/caf\xe9.mp4")
-    assert [source.uri for source in list_sources([url])] == ["s3://bucket/caf\\xe9.mp4"]
+    url = os.fsdecode(b"https://host/caf\xe9.mp4")
+    assert [source.uri for source in list_sources([url])] == ["https://host/caf\\xe9.mp4"]
     assert len(list_sources([url])[0].video_id) == 20
 
 
 @pytest.mark.parametrize("kind", ["txt", "@list", "jsonl", "csv", "parquet"])
 def test_manifests_name_videos(archive: Path, kind: str) -> None:
     path = archive / ("list" if kind == "@list" else f"list.{kind}")
-    uris = ["a b.mp4", "s3://bucket/x.mp4", "sub/gone.mp4", str(archive / "a b.mp4")]
+    uris = ["a b.mp4", "https://host/x.mp4", "sub/gone.mp4", str(archive / "a b.mp4")]
     if kind in ("txt", "@list"):
         path.write_text("# my list\n\n" + "\n".join(uris) + "\n")
     elif kind == "jsonl":
@@ -121,7 +123,7 @@ def test_manifests_name_videos(archive: Path, kind: str) -> None:
         pq.write_table(pa.table({"uri": uris, "etag": ["e"] * 4}), path)
     found = list_sources([f"@{path}" if kind == "@list" else path])
     assert [source.uri for source in found] == sorted(
-        [str(archive / "a b.mp4"), str(archive / "sub/gone.mp4"), "s3://bucket/x.mp4"]
+        [str(archive / "a b.mp4"), str(archive / "sub/gone.mp4"), "https://host/x.mp4"]
     )
     remote = found[-1]
     assert remote.size_bytes == (7 if kind == "jsonl" else None) and remote.etag == (
@@ -140,7 +142,7 @@ def test_nothing_to_index_is_one_line_with_a_cure(archive: Path) -> None:
         f"{archive}/missing.txt": "cannot read manifest",
         f"{archive}/bad.csv": "needs one column uri",
         f"{archive}/none.txt": "no videos in",
-        "s3://bucket/": "put the urls of its videos into a manifest",
+        "https://host/": "put the urls of its videos into a manifest",
     }
     for path, message in cases.items():
         with pytest.raises(ConfigError, match=message) as caught:

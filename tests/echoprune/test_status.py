@@ -23,6 +23,7 @@ def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
     assert found["tokens_kept"] == sum(row["kept"] for row in videos) > 0
     assert found["tokens_seen"] == sum(row["tokens"] for row in videos) >= found["tokens_kept"]
     assert found["cells"] == sum(row["cells"] for row in videos)
+    assert found["errors"] == {"missing": 1}
     assert len(found["failures"]) == sum(row["status"] != "ok" for row in videos)
     on_disk = sum(path.stat().st_size for table in ("videos", "cells", "tokens", "failures")
                   for path in (tmp_path / "store" / table).rglob("*.parquet"))  # fmt: skip
@@ -39,7 +40,7 @@ def test_an_empty_store(tmp_path: Path) -> None:
 
 def test_a_damaged_report_is_named(tmp_path: Path) -> None:
     create_store(tmp_path / "store", made.settings()).write_bytes("run_report.json", b"{half")
-    with pytest.raises(StoreError, match=r"run_report\.json is not JSON"):
+    with pytest.raises(StoreError, match=r"run_report\.json is no report of a run"):
         store_status(tmp_path / "store")
 
 

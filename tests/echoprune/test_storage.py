@@ -5,26 +5,28 @@ import pickle
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from echoprune.errors import StoreError
+from echoprune.answer_store import open_answers
+from echoprune.errors import NotAStoreError, StoreError
+from echoprune.local_files import LocalFiles
+from echoprune.s3_options import S3Options, use_s3
 from echoprune.storage import Storage
+from echoprune.store import open_store
+from echoprune.verify import verify
+from pipelines.maintain import run_gc
 
 
-@pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+@pytest.fixture(params=["local", "moto_endpoint", "rclone_endpoint"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        yield Storage(tmp_path / "store")
-        return
-    made = Storage(f"memory://{uuid.uuid4().hex}/store")
-    yield made
-    for name in made.names():
-        made.remove(name)
+        return Storage(tmp_path / "store")
+    options = S3Options(endpoint=request.getfixturevalue(request.param), patience_s=20)
+    return Storage(f"s3://bucket/{uuid.uuid4().hex}/store", s3=options)
 
 
 def test_a_file_is_written_read_listed_replaced_and_removed(storage: Storage) -> None:
@@ -66,8 +68,19 @@ def test_a_built_file_is_moved_in_and_read_by_parquet(storage: Storage) -> None:
 )
 def test_names_cannot_leave_the_root_or_hide(storage: Storage, name: str) -> None:
     for act in (storage.read_bytes, storage.exists, storage.remove, storage.open_input, storage.url_of):
+        # What is listed can be removed, though nothing of such a name is written or read.
+        if act == storage.remove and name in ("a//b", "a\\b", "~"):
+            continue
         with pytest.raises(StoreError, match="not a name inside a store"):
             act(name)
+
+
+@pytest.mark.parametrize("name", ["tokens/clip (1).parquet", "tokens/ä+b%20#?.parquet", "tokens/a\\b", "~"])
+def test_whatever_is_listed_can_be_removed(storage: Storage, name: str) -> None:
+    storage._files.write(name, b"x", before=None)
+    assert storage.names() == [name] and storage.sizes() == {name: 1}
+    storage.remove(name)
+    assert storage.names() == []
     with pytest.raises(StoreError, match="not a name inside a store"):
         storage.write_bytes(name, b"")
 
@@ -87,8 +100,14 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     # The process's own file size limit makes the kernel refuse the write, as a full disk does.
     code = """
 import resource, signal, sys
-from echoprune.errors import StoreError
+from echoprune.answer_store import open_answers
+from echoprune.errors import NotAStoreError, StoreError
+from echoprune.local_files import LocalFiles
+from echoprune.s3_options import S3Options, use_s3
 from echoprune.storage import Storage
+from echoprune.store import open_store
+from echoprune.verify import verify
+from pipelines.maintain import run_gc
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 storage = Storage(sys.argv[1])
 storage.write_bytes("x", b"old")
@@ -137,3 +156,66 @@ def test_hidden_files_are_not_listed_and_tmp_is_cleared(tmp_path: Path) -> None:
     assert storage.names() == ["a"]
     storage.clear_tmp()
     assert not (tmp_path / ".tmp").exists()
+
+
+def test_sizes_and_unfinished_files(tmp_path: Path, s3_url: str) -> None:
+    for where in (str(tmp_path / "local"), s3_url):
+        storage = Storage(where)
+        assert storage.sizes() == {} and storage.unfinished() == (0, 0)
+        storage.write_bytes("tokens/a.parquet", b"abc")
+        storage.write_bytes("store.json", b"{}")
+        assert storage.sizes() == {"store.json": 2, "tokens/a.parquet": 3}
+        assert storage.sizes("tokens") == {"tokens/a.parquet": 3}
+    local = Storage(tmp_path / "local")
+    with local.tmp_dir() as folder:
+        (folder / "spill").write_bytes(b"12345")
+        assert local.unfinished() == (1, 5) and "tokens/a.parquet" in local.sizes()
+    assert local.unfinished() == (0, 0)
+
+
+@pytest.mark.parametrize("endpoint", ["moto_endpoint", "rclone_endpoint"])
+def test_a_bucket_that_is_missing_is_not_a_missing_store(
+    request: pytest.FixtureRequest, endpoint: str
+) -> None:
+    use_s3(S3Options(endpoint=request.getfixturevalue(endpoint), patience_s=20))
+    try:
+        for call in (
+            open_store,
+            open_answers,
+            lambda url: list(verify(url)),
+            lambda url: run_gc(url, dry_run=True),
+        ):
+            with pytest.raises(NotAStoreError, match="bucket does not exist"):
+                call("s3://no-such-bucket-here/store")
+            with pytest.raises(NotAStoreError, match=r"store\.json|answers\.json"):
+                call("s3://bucket/no such store")
+        with pytest.raises(NotAStoreError, match="bucket does not exist"):
+            Storage("s3://no-such-bucket-here/store").claim(
+                "x.json", b"", lacks="it is no store", option="--store"
+            )
+    finally:
+        use_s3(S3Options())
+
+
+def test_a_sweep_meanwhile_does_not_break_a_write(tmp_path: Path) -> None:
+    """The holder of the lease clears .tmp; its own heartbeat, or another's look at the lease, may have a file there."""
+
+    class Swept(LocalFiles):
+        sweeps = 0
+
+        def _temporary(self, data: bytes) -> str:
+            path = super()._temporary(data)
+            if Swept.sweeps < 2:
+                Swept.sweeps += 1
+                self.clear_unfinished()
+            return path
+
+    files = Swept(str(tmp_path))
+    for act in (lambda: files.write("x", b"1", before=None), lambda: files.create("y", b"1")):
+        Swept.sweeps = 0
+        act()
+    assert files.read("x") == files.read("y") == b"1" and Swept.sweeps == 2
+    # One that is taken stays taken, whoever cleared what.
+    Swept.sweeps = 0
+    assert not files.create("y", b"2") and files.read("y") == b"1"
+    assert list((tmp_path / ".tmp").iterdir()) == []

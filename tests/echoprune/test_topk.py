@@ -190,3 +190,35 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
             topk.finish(1)
         with pytest.raises(ValueError, match="finish"):
             topk.push(np.zeros(3, dtype=np.float32), numbered_rows(0, 3), free)
+
+
+class Rows:
+    """Rows that are made when they are asked for, and how many were."""
+
+    def __init__(self, start, count):
+        self.rows, self.taken, self.dtype = numbered_rows(start, count), 0, ROW
+
+    def __len__(self):
+        return len(self.rows)
+
+    def take(self, places):
+        self.taken += len(places)
+        return self.rows[places]
+
+
+@pytest.mark.parametrize(("keep", "most"), [(0.05, 0.22), (0.25, 0.64)])
+def test_rows_are_taken_of_tokens_that_can_still_be_kept_alone(tmp_path, keep, most):
+    count, each = 100_000, 1000
+    score = np.random.default_rng(0).standard_normal(count).astype(np.float32)
+    pinned = np.zeros(count, dtype=np.bool_)
+    pinned[:each] = True
+    sources = [Rows(start, each) for start in range(0, count, each)]
+    with TopK(capacity=int(keep * count), spill_dir=tmp_path) as topk:
+        for source in sources:
+            part = slice(source.rows["t"][0], source.rows["t"][0] + each)
+            topk.push(score[part], source, pinned[part])
+        indices, rows = read_back(topk.finish(None), each)
+    best = each + np.argsort(-score[each:], kind="stable")[: int(keep * count)]
+    assert indices.tolist() == [*range(each), *sorted(best.tolist())]
+    assert rows.tobytes() == numbered_rows(0, count)[indices].tobytes()
+    assert sum(source.taken for source in sources) <= each + most * count

@@ -20,7 +20,8 @@ from jobs.cli import main
 from jobs.index import index
 from jobs.options import options_of
 from jobs.plan import plan
-from pipelines.config import IndexConfig, JobConfig, flag_name, option, option_fields
+from pipelines.config import IndexConfig
+from pipelines.job_config import JobConfig, flag_name, option, option_fields
 from tests.clips import Clip, even, write
 
 REPOSITORY = Path(__file__).parents[2]
@@ -146,7 +147,7 @@ def test_what_is_no_store_is_refused(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["index", "plan", "status", "inspect"])
-@pytest.mark.parametrize(("store", "says"), [("s3://bucket/store", "is not local"), ("FILE", "is a file")])
+@pytest.mark.parametrize(("store", "says"), [("ftp://host/store", "cannot be used"), ("FILE", "is a file")])
 def test_a_store_that_can_be_no_folder(
     videos: Path, tiny: Path, tmp_path: Path, command: str, store: str, says: str
 ) -> None:

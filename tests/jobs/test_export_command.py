@@ -94,7 +94,7 @@ def test_without_lance_the_cure_is_named(store: Path, tmp_path: Path) -> None:
         ("STORE", ("--format", "csv"), "csv"),
         ("EMPTY", (), "is neither a store (it has no store.json) nor answers (no answers.json)"),
         ("nosuch", (), "is neither a store"),
-        ("s3://bucket/store", (), "STORE_OR_ANSWERS s3://bucket/store is not local"),
+        ("ftp://host/store", (), "STORE_OR_ANSWERS ftp://host/store cannot be used"),
         ("STORE", ("--out", "THERE"), "is there already"),
         ("ANSWERS", ("--out", "THERE"), "is there already"),
         ("STORE", ("--out", ""), "--out '' is not a local path"),

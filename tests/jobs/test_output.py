@@ -67,10 +67,12 @@ def test_inspecting_what_is_not_there_is_wrong_usage(store: Path, video: str, sa
     assert code == 2 and len(err) == 1 and says in err[0] and "retry" not in err[0]
 
 
-def report(*, failures: list[tuple[str, str, str]], failed: int, done: int) -> dict[str, Any]:
+def report(
+    *, failures: list[tuple[str, str, str]], failed: int, done: int, left_out: int = 0
+) -> dict[str, Any]:
     run = {
-        "videos": {"of": done, "done": done}, "failures": failures, "video_hours": 0.1, "elapsed_s": 9.0,
-        "video_hours_per_hour": 40.0, "tokens_seen": 100, "tokens_kept": 25, "store_bytes": 1000,
+        "videos": {"of": done, "done": done}, "failures": failures, "failures_left_out": left_out, "video_hours": 0.1,
+        "elapsed_s": 9.0, "video_hours_per_hour": 40.0, "tokens_seen": 100, "tokens_kept": 25, "store_bytes": 1000,
     }  # fmt: skip
     return {
         "run": run,
@@ -93,6 +95,8 @@ def test_a_summary_says_that_failed_videos_were_left_as_they_are() -> None:
     assert "2 failed videos of earlier runs were not tried again" in lines
     one = summary(report(failures=[("/v/a.mp4", "empty", "0 bytes")], failed=2, done=1))
     assert "1 failed video of earlier runs was not tried again" in one
+    many = summary(report(failures=[("/v/a.mp4", "empty", "0 bytes")] * 6, left_out=7, failed=14, done=1))
+    assert "  and 8 more" in many and "1 failed video of earlier runs was not tried again" in many
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

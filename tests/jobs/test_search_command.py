@@ -175,7 +175,7 @@ def test_a_search_that_is_cut_short_says_so(tiny: Path, tmp_path: Path) -> None:
         (("--model", "TINY", "--kind", "both"), "--kind both searches text: give --answers DIR"),
         (("--answers", "ANSWERS", "--kind", "sound"), "sound"),
         (("--answers", "nosuch"), "holds no answers"),
-        (("--answers", "s3://bucket/a"), "--answers s3://bucket/a is not local"),
+        (("--answers", "ftp://host/a"), "--answers ftp://host/a cannot be used"),
         (("--model", "nosuch"), "nosuch"),
         (("--model", "OTHER"), "give the --model that the store was made with"),
         (("--answers", "ANSWERS", "--limit", "0"), "--limit"),

@@ -6,25 +6,27 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from echoprune.models.tiny import write_tiny_checkpoint
+from jobs.cli import main
 from tests.clips import Clip, cut, even, uneven, write
+from tests.pipelines.nodes import cluster
 
 REPOSITORY = Path(__file__).parents[2]
-RUN_LIMIT_S = 240
+RUN_LIMIT_S = 480
 # Ray's processes inherit the environment of the command that started them: how a test finds those of its own.
 MARK = "ECHOPRUNE_TEST_RUN"
 marks: dict[int, str] = {}
+# Environment under which no Ray can start: a command that ends well has started none.
+NO_RAY = {"RAY_TMPDIR": os.devnull}
 
 
 @pytest.fixture(scope="session")
@@ -52,36 +54,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+def head() -> Iterator[tuple[str, dict[str, str]]]:
     """Address, and environment for clients, of a Ray cluster of its own, with 4 CPUs whatever the machine has, and token authentication on."""
-    folder = tmp_path_factory.mktemp("ray")
-    token = folder / "token"
-    token.write_text(uuid.uuid4().hex * 2)
-    environment = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    # A short path: the sockets in it may not be longer than 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as temporary:
-        ray = Path(sys.executable).with_name("ray")
-        options = ("--num-cpus=4", "--include-dashboard=false", "--object-store-memory=200000000", "--block")
-        where = ("--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", f"--temp-dir={temporary}")
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [ray, "start", "--head", *where, *options], stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in (folder / "log").read_text():
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield address, environment
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+    with cluster("--num-cpus=4") as nodes:
+        yield nodes.address, nodes.environment
 
 
 def start(*arguments: str | Path, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -121,12 +97,30 @@ def processes(driver: int, name: str) -> list[int]:
     return found
 
 
-def run(*arguments: str | Path, expect: int = 0, more: dict[str, str] | None = None) -> str:
-    """Standard output of a finished command, whose exit code must be `expect`."""
+def run(
+    *arguments: str | Path, expect: int = 0, more: dict[str, str] | None = None, streams: bool = False
+) -> str:
+    """Standard output of a finished command, and standard error too with `streams`; its exit code must be `expect`."""
     process = start(*arguments, more=more)
     out, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == expect, f"exit code {process.returncode}\n{out}\n{err}"
-    return out
+    return out + err if streams else out
+
+
+def call(*arguments: str | Path, expect: int | None = 0, streams: bool = False) -> str:
+    """As `run`, in this process: for a command that starts no Ray, or shares that of this process. None expects any code.
+
+    A process of its own imports torch, transformers and Ray, and starts a Ray: that takes longer than the run itself.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": "160"})
+    finally:
+        # A command puts its own there, which would make an interruption of what ends these tests.
+        signal.signal(signal.SIGTERM, before)
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    assert expect in (None, done.exit_code), f"exit code {done.exit_code}\n{done.output}"
+    return done.stdout + done.stderr if streams else done.stdout
 
 
 def tables(store: Path) -> dict[str, str]:

@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from echoprune.answer_store import open_answers
-from tests.pipelines.conftest import run, start
+from pipelines.ray_session import session
+from tests.pipelines.conftest import call, start
 
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
 CLIPS = (
@@ -26,6 +28,12 @@ CLIPS = (
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared clips")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with session(None, object_store_bytes=200 << 20):
+        yield
+
+
 @pytest.fixture(scope="module")
 def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the clips, whose files are removed."""
@@ -33,7 +41,7 @@ def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for name in CLIPS:
         shutil.copy(SHARED / name, folder / "videos" / name)
-    run("index", folder / "videos", "--store", folder / "store", "--model", tiny)
+    call("index", folder / "videos", "--store", folder / "store", "--model", tiny)
     shutil.rmtree(folder / "videos")
     return folder / "store"
 
@@ -54,7 +62,7 @@ def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("answer", store, "--model", tiny, "--questions", questions, "--budget", "64")
     options = (*options, "--max-new-tokens", "4", "--shard-questions", "8")
-    run(*options, "--out", tmp_path / "clean")
+    call(*options, "--out", tmp_path / "clean")
     answers = open_answers(tmp_path / "clean").table().to_pylist()
     assert len(answers) == 100
     for row, answer in zip(rows, answers, strict=True):
@@ -79,7 +87,7 @@ def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path
     time.sleep(3)
     done = len(list((tmp_path / "killed" / "receipts").glob("*.json")))
     assert 4 <= done < 13
-    run(*options, "--out", tmp_path / "killed")
+    call(*options, "--out", tmp_path / "killed")
     assert tables(tmp_path / "killed") == tables(tmp_path / "clean")
 
 

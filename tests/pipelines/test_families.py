@@ -1,7 +1,8 @@
-"""A whole index run of each family beside Qwen2.5-VL, which the other tests use: the store against encoder and oracle."""
+"""A whole index run of each family beside Qwen2.5-VL, which the other tests use, and one of the fast tower."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,25 @@ from echoprune.index import sampling_of
 from echoprune.models import load_encoder
 from echoprune.models.tiny import write_tiny_checkpoint
 from pipelines.decode_actor import VideoOpener
+from pipelines.ray_session import session
 from tests import oracle
 from tests.clips import Clip, even, write
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import call
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with session(None, object_store_bytes=100 << 20):
+        yield
 
 
 @pytest.mark.parametrize(
-    ("family", "grid_thw", "maps", "temperature", "window"),
-    [("qwen3_vl", (8, 3, 4), 3, 0.5, None), ("llava_onevision", (16, 14, 14), 0, 0.1, 3)],
+    ("family", "tower", "grid_thw", "maps", "temperature", "window"),
+    [("qwen3_vl", "fast", (8, 3, 4), 3, 0.5, None), ("llava_onevision", "plain", (16, 14, 14), 0, 0.1, 3)],
 )
 def test_a_store_holds_the_oracles_choice_with_its_maps(
     family: str,
+    tower: str,
     grid_thw: tuple[int, int, int],
     maps: int,
     temperature: float,
@@ -33,9 +42,9 @@ def test_a_store_holds_the_oracles_choice_with_its_maps(
 ) -> None:
     model = write_tiny_checkpoint(family, tmp_path / "model")
     clip = write(Clip("clip.mp4", even(200, step_ms=40)), tmp_path)
-    run(
+    call(
         "index", clip, "--store", tmp_path / "store", "--model", model,
-        "--keep", "0.25", "--anchor-every", "0", "--segment-cells", "4",
+        "--keep", "0.25", "--anchor-every", "0", "--segment-cells", "4", "--tower", tower,
     )  # fmt: skip
     store = echoprune.open_store(tmp_path / "store")
     kept = store.tokens("clip.mp4")
@@ -43,7 +52,10 @@ def test_a_store_holds_the_oracles_choice_with_its_maps(
     assert (settings.deepstack_layers, settings.temperature, settings.window) == (maps, temperature, window)
     assert kept.grid_thw == grid_thw
 
-    encoder = load_encoder(str(model), segment_cells=4, device="cpu", max_pixels=settings.max_pixels)
+    assert settings.tower == tower
+    encoder = load_encoder(
+        str(model), segment_cells=4, device="cpu", max_pixels=settings.max_pixels, tower=tower
+    )
     opened = VideoOpener(encoder.layout, sampling_of(settings), 4).open(str(clip))
     grids = [encoder.encode(frames) for frames in decode(opened.info, opened.grid)]
     tokens = torch.cat([grid.flat for grid in grids])
@@ -63,4 +75,4 @@ def test_a_store_holds_the_oracles_choice_with_its_maps(
     np.testing.assert_allclose(kept.correspondence, correspondence.reshape(-1)[index], atol=1e-5)
     np.testing.assert_allclose(kept.echo, echo.reshape(-1)[index], atol=1e-5)
     budget = cells * places // 4
-    assert index.tolist() == oracle.keep_without_question(correspondence, echo, budget=budget)
+    assert index.tolist() == oracle.keep_without_question(correspondence, echo, budget=budget, by="change")

@@ -1,4 +1,4 @@
-"""Whole index runs on real files, with real Ray, in processes of their own."""
+"""Whole index runs on real files, with real Ray: those that are disturbed in processes of their own, the others share one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,35 @@ import pytest
 import torch
 
 import echoprune
+from pipelines.ray_session import session
 from tests import oracle
-from tests.pipelines.conftest import actors, processes, report, run, start, tables
+from tests.pipelines.conftest import RUN_LIMIT_S, actors, call, processes, report, run, start, tables
 
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
 # Small shards, so that a run has several commits; small segments, so that a clip has several.
 SMALL = ("--shard-videos", "1", "--segment-cells", "2")
+ALL = ("--keep", "all", "--segment-cells", "4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with session(None, object_store_bytes=200 << 20):
+        yield
 
 
 @pytest.fixture(scope="module")
 def clean(archive: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store from one undisturbed run, with failed videos in it (exit code 3)."""
     store = tmp_path_factory.mktemp("clean") / "store"
-    run("index", archive, "--store", store, "--model", tiny, *SMALL, expect=3)
+    call("index", archive, "--store", store, "--model", tiny, *SMALL, expect=3)
+    return store
+
+
+@pytest.fixture(scope="module")
+def lossless(archive: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of all tokens."""
+    store = tmp_path_factory.mktemp("lossless") / "store"
+    call("index", _shown_clips(archive), "--store", store, "--model", tiny, *ALL, expect=None)
     return store
 
 
@@ -64,9 +81,9 @@ def test_failures_say_stage_class_and_host(clean: Path) -> None:
 
 
 def test_status_counts_and_exit_code(clean: Path) -> None:
-    found = json.loads(run("status", clean, "--json", expect=3))
+    found = json.loads(call("status", clean, "--json", expect=3))
     assert found["videos"] == {"ok": 6, "partial": 1, "failed": 2, "missing": 0}
-    text = run("status", clean, expect=3)
+    text = call("status", clean, expect=3)
     assert "6 ok, 1 partial, 2 failed, 0 to do" in text and "not_a_video" in text
 
 
@@ -80,9 +97,15 @@ def test_report_adds_up(clean: Path) -> None:
 
 
 def test_a_second_run_gives_equal_bytes(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
-    run("index", archive, "--store", tmp_path / "again", "--model", tiny, *SMALL, expect=3)
+    """One whose encoder decodes by itself, too."""
+    command = ("index", archive, "--store", tmp_path / "again", "--model", tiny, *SMALL)
+    call(*command, "--decoders-per-gpu", "0", expect=3)
     assert tables(tmp_path / "again") == tables(clean)
     assert len(tables(clean)) > 10
+    # Nothing is left to do, and the failed videos stand.
+    assert "2 failed" in call(*command, "--failed-ok")
+    call("retry", tmp_path / "again", "--class", "no_such", expect=3)
+    call("retry", tmp_path / "again", "--class", "no_such", "--failed-ok")
 
 
 def test_decode_actors_do_not_change_bytes(
@@ -91,16 +114,8 @@ def test_decode_actors_do_not_change_bytes(
     """On a cluster that is joined: three actors with two segments each in flight, which cut videos at keyframes."""
     command = ("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
     address, environment = head
-    crew = ("--address", address, "--decoders-per-encoder", "3", "--in-flight-mb", "1")
+    crew = ("--address", address, "--decoders-per-gpu", "3", "--in-flight-mb", "1")
     run(*command, *crew, expect=3, more=environment)
-    assert tables(tmp_path / "store") == tables(clean)
-
-
-def test_decoding_in_the_encoder_does_not_change_bytes(
-    clean: Path, archive: Path, tiny: Path, tmp_path: Path
-) -> None:
-    command = ("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
-    run(*command, "--decoders-per-encoder", "0", expect=3)
     assert tables(tmp_path / "store") == tables(clean)
 
 
@@ -111,12 +126,12 @@ def test_rerun_does_nothing_and_new_files_alone(
     videos.mkdir()
     shutil.copy(archive / "plain.mp4", videos / "a.mp4")
     command = ("index", f"{videos}/*.mp4", "--store", store, "--model", tiny)
-    run(*command)
+    call(*command)
     before = tables(store)
-    assert "nothing to do" in run(*command)
+    assert "nothing to do" in call(*command)
     assert tables(store) == before
     shutil.copy(archive / "vfr.mp4", videos / "b.mp4")
-    run(*command)
+    call(*command)
     after = tables(store)
     assert before.items() < after.items()
     assert [Path(row).name for row in echoprune.open_store(store).videos()["uri"].to_pylist()] == [
@@ -126,14 +141,14 @@ def test_rerun_does_nothing_and_new_files_alone(
     assert report(store)["run"]["videos"]["of"] == 1
 
 
-@pytest.mark.parametrize("receipts_before_kill", [0, 1, 3])
+@pytest.mark.parametrize("receipts_before_kill", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_sigkill_of_the_driver_loses_nothing(
     clean: Path, archive: Path, tiny: Path, tmp_path: Path, receipts_before_kill: int
 ) -> None:
     store = tmp_path / "store"
     command = ("index", archive, "--store", store, "--model", tiny, *SMALL)
     process = start(*command)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + RUN_LIMIT_S
     while (
         len(list((store / "receipts").glob("*.json"))) < receipts_before_kill or not (store / "plan").exists()
     ):
@@ -145,7 +160,7 @@ def test_sigkill_of_the_driver_loses_nothing(
     process.communicate()
     done = len(list((store / "receipts").glob("*.json")))
     assert done < 9, "killed too late to show anything"
-    run(*command, expect=3)
+    call(*command, expect=3)
     assert tables(store) == tables(clean)
     assert not list((store / ".tmp").glob("*"))
 
@@ -156,7 +171,7 @@ def test_an_encoder_killed_from_outside_costs_nothing(
     store = tmp_path / "store"
     process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
     killed = _kill_first(process.pid, "IndexWorker")
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert killed and process.returncode == 3, err
     assert tables(store) == tables(clean)
 
@@ -167,14 +182,14 @@ def test_a_decoder_killed_from_outside_costs_nothing(
     store = tmp_path / "store"
     process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
     killed = _kill_first(process.pid, "DecodeActor")
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert killed and process.returncode == 3, err
     assert tables(store) == tables(clean)
 
 
 def _kill_first(driver: int, name: str) -> bool:
     """Kills the first actor of that class that a command brings up, as soon as it is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + RUN_LIMIT_S
     while time.monotonic() < deadline:
         for process in actors(driver, name):
             os.kill(process, signal.SIGKILL)
@@ -184,7 +199,11 @@ def _kill_first(driver: int, name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "code", "word"),
+    [
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.long),
+        (signal.SIGTERM, 143, "terminated"),
+    ],
 )
 def test_signals_leave_cleanly(
     archive: Path, tiny: Path, tmp_path: Path, sent: signal.Signals, code: int, word: str
@@ -192,12 +211,12 @@ def test_signals_leave_cleanly(
     store = tmp_path / "store"
     command = ("index", archive, "--store", store, "--model", tiny, *SMALL, "--fps", "25")
     process = start(*command)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + RUN_LIMIT_S
     while not list((store / "receipts").glob("*.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, sent)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == code, err
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"echoprune: {word}") and "Traceback" not in err
@@ -206,18 +225,21 @@ def test_signals_leave_cleanly(
 
 @pytest.mark.parametrize(
     ("sent", "program", "code", "word"),
-    [(signal.SIGINT, "gcs_server", 130, "interrupted"), (signal.SIGTERM, "raylet", 143, "terminated")],
+    [
+        (signal.SIGINT, "gcs_server", 130, "interrupted"),
+        pytest.param(signal.SIGTERM, "raylet", 143, "terminated", marks=pytest.mark.long),
+    ],
 )
 def test_signals_while_ray_starts(
     archive: Path, tiny: Path, tmp_path: Path, sent: signal.Signals, program: str, code: int, word: str
 ) -> None:
     process = start("index", archive, "--store", tmp_path / "store", "--model", tiny, *SMALL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + RUN_LIMIT_S
     while not processes(process.pid, program):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, sent)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == code, err
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"echoprune: {word}") and "Traceback" not in err
@@ -234,20 +256,18 @@ def test_two_drivers_on_one_store(archive: Path, tiny: Path, tmp_path: Path) -> 
     while not list((store / "lease").glob("*")):
         assert first.poll() is None
         time.sleep(0.02)
-    second = start(*command)
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 1 and f"pid {first.pid}" in err and len(err.strip().splitlines()) == 1
-    first.communicate(timeout=200)
+    err = call(*command, expect=1, streams=True)
+    assert f"pid {first.pid}" in err and len(err.strip().splitlines()) == 1
+    first.communicate(timeout=RUN_LIMIT_S)
     assert first.returncode == 3
 
 
 @pytest.mark.parametrize(
-    "option", [("--keep", "0.5"), ("--fps", "1"), ("--dtype", "bf16"), ("--window", "3")]
+    "option",
+    [("--keep", "0.5"), ("--fps", "1"), ("--dtype", "bf16"), ("--window", "3"), ("--rank-by", "novelty")],
 )
 def test_other_settings_are_refused(clean: Path, archive: Path, tiny: Path, option: tuple[str, str]) -> None:
-    process = start("index", archive, "--store", clean, "--model", tiny, *SMALL, *option)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    err = call("index", archive, "--store", clean, "--model", tiny, *SMALL, *option, expect=2, streams=True)
     assert (
         option[0].removeprefix("--") in err
         and "another --store" in err
@@ -259,14 +279,17 @@ def _shown_clips(archive: Path) -> Path:
     return SHARED if SHARED.is_dir() else archive
 
 
-@pytest.mark.parametrize(("dtype", "window"), [("auto", "family"), ("bf16", "3")])
-def test_a_lossless_store_holds_the_oracles_scores(
-    archive: Path, tiny: Path, tmp_path: Path, dtype: str, window: str
-) -> None:
-    videos, store = _shown_clips(archive), tmp_path / "store"
-    options = ("--keep", "all", "--dtype", dtype, "--window", window, "--segment-cells", "4")
-    process = start("index", videos, "--store", store, "--model", tiny, *options)
-    process.communicate(timeout=200)
+def test_a_lossless_store_holds_the_oracles_scores(lossless: Path) -> None:
+    _require_oracles_scores(lossless)
+
+
+def test_so_does_one_of_another_type_and_window(archive: Path, tiny: Path, tmp_path: Path) -> None:
+    options = (*ALL, "--dtype", "bf16", "--window", "3")
+    call("index", _shown_clips(archive), "--store", tmp_path, "--model", tiny, *options, expect=None)
+    _require_oracles_scores(tmp_path)
+
+
+def _require_oracles_scores(store: Path) -> None:
     opened = echoprune.open_store(store)
     readable = [row for row in opened.videos().to_pylist() if row["status"] != "failed"]
     assert len(readable) >= 6
@@ -283,18 +306,21 @@ def test_a_lossless_store_holds_the_oracles_scores(
         np.testing.assert_allclose(kept.echo.reshape(cells, -1), echo, atol=1e-5)
 
 
-def test_a_pruned_store_keeps_the_oracles_choice(archive: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["change", "novelty"])
+def test_a_pruned_store_keeps_the_oracles_choice(
+    lossless: Path, archive: Path, tiny: Path, tmp_path: Path, by: str
+) -> None:
     """--keep 0.1 --anchor-every 0 keeps exactly K of the tokens after the first cell, those the oracle keeps."""
-    videos = _shown_clips(archive)
-    for name, options in (("all", ("--keep", "all")), ("some", ("--keep", "0.1", "--anchor-every", "0"))):
-        process = start("index", videos, "--store", tmp_path / name, "--model", tiny, *options)
-        process.communicate(timeout=200)
-    lossless, pruned = echoprune.open_store(tmp_path / "all"), echoprune.open_store(tmp_path / "some")
+    options = ("--keep", "0.1", "--anchor-every", "0", "--decoders-per-gpu", "0")
+    # Change is what it goes by if nothing is said.
+    options = options if by == "change" else (*options, "--rank-by", by)
+    call("index", _shown_clips(archive), "--store", tmp_path, "--model", tiny, *options, expect=None)
+    all_kept, pruned = echoprune.open_store(lossless), echoprune.open_store(tmp_path)
     checked = 0
     for row in pruned.videos().to_pylist():
         if row["status"] == "failed":
             continue
-        every, kept = lossless.tokens(row["video_id"]), pruned.tokens(row["video_id"])
+        every, kept = all_kept.tokens(row["video_id"]), pruned.tokens(row["video_id"])
         cells, height, width = every.grid_thw
         count = height * width
         budget = cells * count // 10
@@ -303,6 +329,7 @@ def test_a_pruned_store_keeps_the_oracles_choice(archive: Path, tiny: Path, tmp_
             every.correspondence.double().reshape(shape).numpy(),
             every.echo.double().reshape(shape).numpy(),
             budget=budget,
+            by=by,
         )
         assert kept.flat_index.tolist() == list(expected)
         assert len(kept) == min(count + budget, cells * count)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.decode_process import DecodeProcess, private_bytes
-from pipelines.memory_watch import MemoryWatch
+from pipelines.decode_process import DecodeProcess
+from pipelines.memory_watch import MemoryWatch, private_bytes
 
 OWN = "held = bytearray(b'x' * (300 << 20))"
 SHARED = "import mmap; held = mmap.mmap(-1, 300 << 20); held.write(b'x' * (64 << 20)); held.write(b'x' * (64 << 20))"
@@ -30,7 +30,7 @@ def process(script: str) -> Iterator[subprocess.Popen[str]]:
 def test_only_the_process_that_takes_too_much_is_ended() -> None:
     with process(OWN) as large, process(SHARED) as shared:
         assert private_bytes(large.pid) > 300 << 20 > private_bytes(shared.pid)
-        watched = [DecodeProcess(None, None, pid=each.pid) for each in (large, shared)]
+        watched = [DecodeProcess(None, each.pid, "") for each in (large, shared)]
         watch = MemoryWatch(250 << 20)
         watch.watched = watched
         assert large.wait(timeout=20) == -9

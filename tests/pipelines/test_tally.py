@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
-from pipelines.events import CellsDone, ShardCommitted, VideoDone, VideoStarted
-from pipelines.tally import Tally
+from echoprune.s3_objects import S3Counts
+from pipelines.events import (
+    CellsDone,
+    QuestionDone,
+    QuestionsStarted,
+    ShardCommitted,
+    VideoDone,
+    VideoStarted,
+    in_hand,
+)
+from pipelines.metrics import METRICS
+from pipelines.tally import MOST_FAILURES, Tally
 
 
 def done(video: str, *, status: str = "ok", tokens: int = 100) -> VideoDone:
@@ -57,6 +70,38 @@ def test_a_shard_that_is_run_again_counts_once() -> None:
     assert tally.snapshot()["failed"] == 1
 
 
+def test_totals_for_metrics_are_those_of_the_report_and_seconds_grow_with_the_work() -> None:
+    tally = Tally(videos=2, source_bytes=1)
+    for event in (done("a"), CellsDone("b", 40, 4.0, wait_s=0.25, encode_s=1.5)):
+        tally.add("s", event)
+    under_way = tally.totals()
+    assert under_way["echoprune_worker_seconds_total", "encode"] == 1.5
+    assert under_way["echoprune_tokens_seen_total", ""] == 0
+    for event in (done("b", status="failed"), replace(committed("s"), s3=S3Counts(7, 2, 1))):
+        tally.add("s", event)
+    totals, report = tally.totals(), tally.report()
+    # All are there from the beginning on.
+    assert totals.keys() == Tally(videos=2, source_bytes=1).totals().keys()
+    assert report["s3"] == {"requests": 7, "retries": 2, "slow_downs": 1}
+    assert {name for name, _ in totals} < set(METRICS)
+    assert totals == {
+        ("echoprune_videos_total", "ok"): 1,
+        ("echoprune_videos_total", "partial"): 0,
+        ("echoprune_videos_total", "failed"): 1,
+        ("echoprune_video_seconds_total", ""): report["video_hours"] * 3600,
+        ("echoprune_tokens_seen_total", ""): report["tokens_seen"],
+        ("echoprune_tokens_kept_total", ""): report["tokens_kept"],
+        ("echoprune_shards_total", ""): 1,
+        ("echoprune_bytes_total", ""): 1000,
+        ("echoprune_worker_seconds_total", "wait"): 1.0,
+        ("echoprune_worker_seconds_total", "encode"): 3.0,
+        ("echoprune_worker_seconds_total", "commit"): 0.5,
+        ("echoprune_s3_requests_total", "asked"): 7,
+        ("echoprune_s3_requests_total", "repeated"): 2,
+        ("echoprune_s3_requests_total", "refused"): 1,
+    }
+
+
 def test_time_left_follows_the_bytes_done_or_the_videos_where_sizes_are_unknown() -> None:
     for source_bytes, videos in ((4000, 9), (0, 4)):
         tally = Tally(videos=videos, source_bytes=source_bytes)
@@ -64,3 +109,33 @@ def test_time_left_follows_the_bytes_done_or_the_videos_where_sizes_are_unknown(
         tally.add("s", done("a"))
         found = tally.snapshot()
         assert found["eta_s"] == pytest.approx(3 * found["elapsed_s"])
+
+
+def test_a_report_has_a_bounded_list_of_failures() -> None:
+    tally = Tally(videos=MOST_FAILURES + 5, source_bytes=1)
+    for number in range(MOST_FAILURES + 5):
+        tally.add("s", done(f"v{number}", status="failed"))
+    tally.add("s", committed("s"))
+    report = tally.report()
+    assert report["failures"] == [(f"/v{n}.mp4", "empty", "0 bytes") for n in range(MOST_FAILURES)]
+    assert report["failures_left_out"] == 5 and report["videos"]["failed"] == MOST_FAILURES + 5
+
+
+def test_events_of_a_large_shard_cost_the_same_each() -> None:
+    """A merged shard has up to 20,000 videos, all of them announced by a retry before its receipt."""
+    tally = Tally(videos=1, source_bytes=1)
+    events = [done(f"v{number}") for number in range(20_000)]
+    began = time.process_time()
+    for event in events:
+        tally.add("s", event)
+    # 0.02 s here; 14 s where each event looked at those before it.
+    assert time.process_time() - began < 3
+    tally.add("s", committed("s"))
+    assert tally.report()["videos"]["done"] == 20_000
+
+
+def test_what_a_worker_has_in_hand() -> None:
+    assert in_hand(VideoStarted("a")) == ("a",) and in_hand(QuestionsStarted(("a", "b"))) == ("a", "b")
+    assert in_hand(CellsDone("a", 1, 1.0)) is None
+    assert in_hand(QuestionDone("a", "ok", "", "", 1, 1)) == ()
+    assert in_hand(ShardCommitted("s", 1, 0.0, 0.0, 0.0)) == ()

@@ -172,6 +172,8 @@ def test_bounds_in_every_spelling(tiny: Path, tmp_path: Path) -> None:
         json.dumps({"video_processor": {"size": {"shortest_edge": 784, "longest_edge": 7840}}})
     )
     assert bounds() == (784, 7840)
+    # A limit above the checkpoint's own does not enlarge frames.
+    assert bounds(200704) == (784, 7840)
     (folder / "processor_config.json").unlink()
     rewrite(video, min_pixels=6272, max_pixels=62720)
     assert bounds() == (6272, 62720)

@@ -47,7 +47,7 @@ def test_tokens_are_those_of_the_full_model_without_the_newline(
         ).pooler_output
     assert output.shape == (1, 3 * 196 + 1, 64)
     assert torch.equal(output[0, -1], full.model.image_newline)
-    encoder = load_encoder(str(folder), segment_cells=3, device="cpu")
+    encoder = load_encoder(str(folder), segment_cells=3, device="cpu", compute_dtype=dtype)
     grid = encoder.encode(frames)
     assert grid.tokens.shape == (3, 14, 14, 64) and grid.tokens.dtype == encoder.dtype == full.dtype
     assert grid.deepstack is None

@@ -84,10 +84,12 @@ def test_tokens_are_those_of_the_full_model(
         output = full.get_video_features(
             torch.from_numpy(patches_by_loops(frames.pixels)), torch.tensor([[5, 8, 14]])
         ).pooler_output
-    encoder = load_encoder(str(folder), segment_cells=5, device="cpu")
+    encoder = load_encoder(str(folder), segment_cells=5, device="cpu", compute_dtype=dtype)
     tokens = encoder.encode(frames).tokens
     assert tokens.shape == (5, 4, 7, 64) and tokens.dtype == encoder.dtype == full.dtype
     assert torch.equal(tokens.reshape(-1, 64), torch.cat(list(output)))
     # Run on more cells than the video has: the same tokens, up to what another matrix shape rounds otherwise.
-    other = load_encoder(str(folder), segment_cells=8, device="cpu").encode(frames).tokens
+    other = (
+        load_encoder(str(folder), segment_cells=8, device="cpu", compute_dtype=dtype).encode(frames).tokens
+    )
     torch.testing.assert_close(other, tokens, rtol=0, atol=1e-4 if dtype == "fp32" else 0.1)

@@ -73,7 +73,7 @@ def test_tokens_and_deepstack_maps_are_those_of_the_full_model(
         output = full.get_video_features(
             torch.from_numpy(patches_by_loops(frames.pixels)), torch.tensor([[5, 8, 14]])
         )
-    encoder = load_encoder(str(folder), segment_cells=5, device="cpu")
+    encoder = load_encoder(str(folder), segment_cells=5, device="cpu", compute_dtype=dtype)
     grid = encoder.encode(frames)
     assert grid.tokens.shape == (5, 4, 7, 64) and grid.tokens.dtype == encoder.dtype == full.dtype
     assert grid.deepstack is not None and grid.deepstack.shape == (3, 5, 4, 7, 64)
@@ -85,7 +85,7 @@ def test_tokens_and_deepstack_maps_are_those_of_the_full_model(
         for other in (grid.tokens, *grid.deepstack[one + 1 :]):
             assert float((grid.deepstack[one] - other).abs().mean()) > 0.1
     # Run on more cells than the video has: the same tokens, up to what another matrix shape rounds otherwise.
-    wider = load_encoder(str(folder), segment_cells=8, device="cpu").encode(frames)
+    wider = load_encoder(str(folder), segment_cells=8, device="cpu", compute_dtype=dtype).encode(frames)
     torch.testing.assert_close(wider.tokens, grid.tokens, rtol=0, atol=1e-4 if dtype == "fp32" else 0.1)
 
 

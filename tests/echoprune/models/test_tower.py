@@ -12,7 +12,8 @@ import transformers
 
 from echoprune.data import Frames
 from echoprune.errors import ModelError
-from echoprune.models import load_encoder
+from echoprune.models import auto_dtype, load_encoder
+from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.models.tiny_families import FAMILIES
 from echoprune.models.tower import TowerEncoder
 
@@ -122,6 +123,12 @@ def test_compute_dtype(family: str, dtype: str, tiny_of: TinyOf, frames_of: Make
     assert encoder.dtype == tokens.dtype == expected
     assert {weight.dtype for weight in encoder._tower.parameters()} == {expected}
     assert not tokens.requires_grad
+
+
+def test_on_a_cpu_nothing_is_computed_in_bf16_unless_asked_for(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "bf16", dtype="bf16")
+    assert encoder_of(folder, segment_cells=2).dtype == torch.float32
+    assert auto_dtype("bf16", gpu=True) == "bf16"
 
 
 @pytest.mark.parametrize(

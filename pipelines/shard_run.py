@@ -1,0 +1,162 @@
+"""Shards to receipts on Ray, under a lease, with a report: what index and retry runs share. The driver sees ids, never tensors."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from echoprune.index import sampling_of
+from echoprune.lease import Lease
+from echoprune.models.encoder import FrameLayout
+from echoprune.plan import Shard, load_plan
+from echoprune.receipt import Receipt, read_receipts
+from echoprune.schema import StoreSettings
+from echoprune.storage import Storage
+from pipelines.config import IndexConfig, decoders_of
+from pipelines.crew import Crew, crew, nodes_alive, start_worker, workers_now
+from pipelines.decode_actor import VideoOpener
+from pipelines.events import Event, VideoDone
+from pipelines.index_worker import IndexJob, IndexWorker
+from pipelines.max_failed import MaxFailed
+from pipelines.metrics import RunMetrics
+from pipelines.ray_session import joins, session
+from pipelines.run_end import reported, sweep_leftovers
+from pipelines.schedule import Scheduler
+from pipelines.tally import Tally
+from pipelines.throttle import SNAPSHOT_EVERY_S, Throttle
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def connect(config: IndexConfig, until: ExitStack) -> Crew:
+    """The actors that there is room for on Ray, which is connected until the end of `until`."""
+    # Twice what may be in flight, and room for Ray itself.
+    until.enter_context(
+        session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20))
+    )
+    return crew(
+        nodes_alive(),
+        encoders=config.encoders,
+        decoders=decoders_of(config.decoders_per_gpu),
+        device=config.device,
+        grow_to=config.grow_to,
+        may_join=joins(config.address),
+    )
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """A run over shards of one store, whose lease is held. `job`: the command's name, for the report."""
+
+    config: IndexConfig
+    settings: StoreSettings
+    layout: FrameLayout
+    storage: Storage
+    lease: Lease
+    job: str
+
+    def carry_out(
+        self,
+        shards: list[Shard],
+        receipts: Mapping[str, Receipt],
+        ray_session: ExitStack,
+        *,
+        people: Crew | None = None,
+        on_progress: OnProgress,
+    ) -> dict[str, Any]:
+        """Runs the shards; returns the report, which is also written to the store, whatever ends the run.
+
+        `receipts`: those that counted when it was found out which shards there are to run. `people`: of the Ray that `ray_session` is connected to already; None: it is connected here, if there is a shard.
+        """
+        todo = [source for shard in shards for source in shard.todo]
+        planned = len(load_plan(self.storage))
+        stored = sum(receipt.videos for receipt in receipts.values())
+        tally = Tally(
+            videos=len(todo),
+            source_bytes=sum(source.size_bytes or 0 for source in todo),
+            done_before=stored - sum(len(shard.redo) for shard in shards),
+        )
+        started_at = datetime.now(UTC)
+        quarantined: set[str] = set()
+
+        def work() -> None:
+            if shards:
+                # Ray ends before the lease is given up: no worker may write after that.
+                with ray_session:
+                    crew = people or connect(self.config, ray_session)
+                    scheduler = self._run(shards, crew, tally, on_progress=on_progress)
+                quarantined.update(scheduler.quarantined)
+                rewritten = any(shard.redo for shard in shards)
+                sweep_leftovers(self.storage, self.lease, deaths=scheduler.deaths, rewritten=rewritten)
+
+        def report() -> dict[str, Any]:
+            return {
+                "run_id": self.lease.holder.run_id,
+                "job": self.job,
+                "host": socket.gethostname(),
+                "started_at": started_at.isoformat(),
+                "finished_at": datetime.now(UTC).isoformat(),
+                "versions": versions(),
+                "config": self.config.as_dict(),
+                "run": tally.report(),
+                "quarantined": sorted(quarantined),
+                "store": _standing(planned, self.storage),
+            }
+
+        return reported(self.storage, self.lease, work, report)
+
+    def _run(self, shards: list[Shard], people: Crew, tally: Tally, *, on_progress: OnProgress) -> Scheduler:
+        """Runs the shards on the connected Ray; returns who ran them."""
+        settings = self.settings
+        log.info("%d encoders with %d decode actors each", people.encoders, people.decoders)
+        job = IndexJob(
+            config=self.config,
+            settings=settings,
+            opener=VideoOpener(self.layout, sampling_of(settings), settings.segment_cells),
+            crew=people,
+            store=self.storage.url,
+            run_id=self.lease.holder.run_id,
+            lease_epoch=self.lease.epoch,
+        )
+
+        metrics = RunMetrics(self.job)
+        limit = MaxFailed.parse(self.config.max_failed, of=tally.videos)
+        snapshots = Throttle(SNAPSHOT_EVERY_S)
+
+        def on_event(shard_id: str, event: Event) -> None:
+            tally.add(shard_id, event)
+            if isinstance(event, VideoDone) and event.status == "failed":
+                limit.check(tally.failed, of=tally.videos, what="videos", classes=tally.error_classes)
+            if snapshots.is_due():
+                on_progress(tally.snapshot())
+            if metrics.is_due():
+                metrics.show(tally.totals())
+
+        metrics.show(tally.totals())
+        on_progress(tally.snapshot())
+        scheduler = Scheduler(
+            make_worker=lambda: start_worker(IndexWorker, job, people),
+            workers=workers_now(people, fixed=self.config.encoders is not None),
+            on_event=on_event,
+        )
+        try:
+            scheduler.run(shards)
+        finally:
+            metrics.show(tally.totals())
+        on_progress(tally.snapshot())
+        return scheduler
+
+
+def _standing(planned: int, storage: Storage) -> dict[str, int]:
+    """How the whole store stands after the run, by receipts."""
+    receipts = read_receipts(storage).values()
+    done = {status: sum(getattr(each, status) for each in receipts) for status in ("ok", "partial", "failed")}
+    return done | {"missing": planned - sum(done.values())}

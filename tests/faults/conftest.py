@@ -1,0 +1,27 @@
+"""One cluster of two nodes for all tests of this folder."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.nodes import TwoNodes
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("faults")
+    (made / "stores").mkdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def cluster(folder: Path) -> Iterator[TwoNodes]:
+    # A shell's background job starts with Ctrl-C ignored, and its children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with TwoNodes(folder) as nodes:
+        yield nodes
+    signal.signal(signal.SIGINT, before)
