@@ -1,6 +1,6 @@
 """Draws docs/speed.png from what `python -m benchmarks.gpu` has measured: how many times faster, each pair in one run.
 
-python -m benchmarks.speed_picture benchmarks/results/h100.json docs/speed.png
+python -m benchmarks.speed_picture benchmarks/results/h200.json docs/speed.png
 """
 
 from __future__ import annotations

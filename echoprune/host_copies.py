@@ -29,10 +29,14 @@ class Sent:
 
 
 class HostCopies:
-    """The way from `device` to the CPU: one stream, before others where the GPU has to choose."""
+    """The ways from `device` to the CPU: two streams, before others where the GPU has to choose.
+
+    What is sent waits there for all that it is computed from. What is done aside must not wait behind that: a segment's
+    rows are taken when the next segment has been begun, and sent. By one stream for both, 8.5 ms were added to a segment's 21.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream, self._aside = _stream(device), _stream(device)
 
     def send(self, tensors: Sequence[torch.Tensor]) -> Sent:
         """Starts to copy `tensors`, once all that was asked of the current stream so far is done; does not wait."""
@@ -53,11 +57,15 @@ class HostCopies:
         For tensors that are known to be there, such as those whose `Sent` has been waited for, and with results that are
         on the CPU at the end.
         """
-        if self._stream is None:
+        if self._aside is None:
             yield
             return
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._aside):
             yield
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.speed_picture import main, ratios
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = ROOT / "benchmarks" / "results" / "h100.json"
+MEASURED = ROOT / "benchmarks" / "results" / "h200.json"
 
 
 def test_the_readme_has_the_ratios_that_were_measured() -> None:

@@ -152,6 +152,26 @@ def test_to_begin_a_segment_waits_for_nothing(
     assert begun.settle(waiting).novelty.shape == (SEGMENT, SHAPES[family][2][0] * SHAPES[family][2][1])
 
 
+@pytest.mark.gpu
+def test_rows_of_a_segment_are_taken_while_the_next_one_is_computed(
+    checkpoints: Callable[[str], Path],
+) -> None:
+    encoder = encoder_of(checkpoints("qwen2_5_vl"), "fast")
+    begun = Segments(encoder, settings(encoder), grid("qwen2_5_vl"))
+    first, second, *_ = segments("qwen2_5_vl")
+    places = np.arange(0, 12, 3)
+    waiting = begun.begin(first)
+    # Whatever is made once is made before the clock of the next lines, which is the GPU's.
+    begun.settle(waiting).rows.take(places)
+    torch.cuda.synchronize()
+    settled = begun.settle(begun.begin(second))
+    torch.cuda._sleep(4_000_000_000)
+    begun.begin(segments("qwen2_5_vl")[2])
+    rows = settled.rows.take(places)
+    assert not torch.cuda.current_stream().query(), "the rows waited for what was asked after them"
+    assert len(rows) == len(places)
+
+
 def test_rows_are_taken_of_tokens_that_can_still_be_kept_alone(
     checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
