@@ -13,6 +13,7 @@ import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -135,7 +136,8 @@ def index_segments(
             except MediaError as error:
                 if done == 0:
                     raise
-                stopped = error
+                # Without its traceback, which holds this frame, and that the last pictures.
+                stopped = copy(error)
                 break
             if frames.first_cell != done:
                 raise RuntimeError(f"segment starts at cell {frames.first_cell}, expected {done}")

@@ -117,8 +117,7 @@ class DecodePool:
                     self._staged.path(video.uri)
                 self._pace.skip()
             self._pump()
-        if video.error is not None:
-            raise video.error
+        video.raise_error()
         assert video.opened is not None
         return video.opened
 
@@ -135,8 +134,7 @@ class DecodePool:
     def _next_segment(self, span: Span) -> Frames:
         while True:
             self._pump()
-            if span.video.error is not None:
-                raise span.video.error
+            span.video.raise_error()
             if not span.calls:
                 self._hand_over(span)
                 continue
@@ -269,7 +267,7 @@ class DecodePool:
         try:
             video.path = self._staged.path(video.uri)
         except MediaError as error:
-            video.error = error
+            video.fail(error)
             return False
         return True
 
@@ -300,7 +298,7 @@ class DecodePool:
         try:
             video.opened = answer(video.opened_ref, video, stage="probe")
         except MediaError as error:
-            video.error = error
+            video.fail(error)
         except GONE as error:
             self._bury(owner, error=error)
             return False

@@ -8,6 +8,7 @@ import os
 import signal
 from collections import deque
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ class Video:
     at_home: bool = False
     dropped: bool = False
     spans: deque[Span] = field(default_factory=deque)
+
+    def fail(self, error: MediaError) -> None:
+        """Keeps why it has failed, without the frames of calls through which that came.
+
+        They hold this video, and what Ray has of it, until Python looks for circles: for minutes, by a process with little to do.
+        """
+        self.error = copy(error)
+
+    def raise_error(self) -> None:
+        """Raises why it has failed, if it has: another exception each time, for the same reason."""
+        if self.error is not None:
+            raise copy(self.error)
 
     def strike(self, *, hang_s: float | None, memory_bytes: int | None, node_full: bool = False) -> None:
         """Takes note that it has ended a decoder at home; it is tried once more, and the second time it has failed.
@@ -229,8 +242,13 @@ def answer(ref: Any, video: Video, *, stage: str) -> Any:
     try:
         return ray.get(ref)
     except ANSWERED as error:
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, MediaError):
-            raise cause from None
-        log.warning("%s failed unexpectedly", video.uri, exc_info=error)
-        raise unforeseen(video.uri, cause, stage=stage) from error
+        # A frame that has a name for an exception which came through it is a circle: there is none for the cause here.
+        raise _video_error(error, video.uri, stage=stage) from None
+
+
+def _video_error(error: Exception, uri: str, *, stage: str) -> MediaError:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, MediaError):
+        return copy(cause)
+    log.warning("%s failed unexpectedly", uri, exc_info=error)
+    return unforeseen(uri, cause, stage=stage)

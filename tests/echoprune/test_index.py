@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,29 @@ def test_a_video_that_breaks_off_keeps_its_ratio(
         assert indexed.kept == PLACES + 8 * PLACES // 4
     with pytest.raises(MediaError, match="broken"):
         index(breaks_off(pixels, after=0), settings(encoder), encoder, tmp_path)
+
+
+def test_pictures_of_a_video_that_breaks_off_are_let_go_of_at_once(
+    pixels: np.ndarray, encoder: Encoder, tmp_path: Path
+) -> None:
+    # The error lives on in the result, and would hold the frames of calls that it came through.
+    *_, last = whole = list(segments(pixels))
+    held = weakref.ref(last)
+
+    def source(whole: list[Frames]) -> Iterator[Frames]:
+        while whole:
+            yield whole.pop(0)
+        raise MediaError("broken", stage="decode", kind="decode_failed")
+
+    gc.collect()
+    gc.disable()
+    try:
+        del last
+        with index(source(whole), settings(encoder), encoder, tmp_path) as indexed:
+            assert indexed.error is not None
+            assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_damaged_frames_are_said(pixels: np.ndarray, encoder: Encoder, tmp_path: Path) -> None:
