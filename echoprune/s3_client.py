@@ -33,7 +33,7 @@ from echoprune.s3_errors import (
     not_supported,
     status_of,
 )
-from echoprune.s3_objects import S3Counts, S3Object, S3Part
+from echoprune.s3_objects import S3Counts, S3Object, S3Part, new_counts
 from echoprune.s3_options import S3Options, S3Place
 
 _log = logging.getLogger(__name__)
@@ -320,21 +320,11 @@ class S3Client:
 _clients: dict[tuple[int, S3Options], S3Client] = {}
 
 
-def s3_counts() -> S3Counts:
-    """What this process has asked of S3 so far, all options together; zeros where nothing was."""
-    mine = [client.counts for (pid, _), client in list(_clients.items()) if pid == os.getpid()]
-    return S3Counts(
-        sum(each.requests for each in mine),
-        sum(each.retries for each in mine),
-        sum(each.slow_downs for each in mine),
-    )
-
-
 def s3_client(options: S3Options) -> S3Client:
     """The client of this process for these options."""
     key = (os.getpid(), options)
     if key not in _clients:
-        _clients[key] = S3Client(options, Backoff(patience_s=options.patience_s))
+        _clients[key] = S3Client(options, Backoff(patience_s=options.patience_s), counts=new_counts())
     return _clients[key]
 
 

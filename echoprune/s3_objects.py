@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,3 +44,21 @@ class S3Counts:
             self.retries - before.retries,
             self.slow_downs - before.slow_downs,
         )
+
+
+# By process: a forked child counts for itself.
+_counts: list[tuple[int, S3Counts]] = []
+
+
+def new_counts() -> S3Counts:
+    """Those of another client of this process."""
+    _counts.append((os.getpid(), S3Counts()))
+    return _counts[-1][1]
+
+
+def s3_counts() -> S3Counts:
+    """What this process has asked of S3 so far, all clients together; zeros where nothing was.
+
+    Here, and not where the clients are: what runs without S3 need not load its libraries, a seventh of a process's start.
+    """
+    return sum((each for pid, each in _counts if pid == os.getpid()), start=S3Counts())

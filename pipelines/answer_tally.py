@@ -7,8 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from echoprune.s3_client import s3_counts
-from echoprune.s3_objects import S3Counts
+from echoprune.s3_objects import S3Counts, s3_counts
 from pipelines.events import Event, QuestionDone, ShardCommitted
 from pipelines.metrics import worker_totals
 from pipelines.tally import MOST_FAILURES

@@ -29,7 +29,7 @@ from echoprune.fast.operations import try_out
 from echoprune.models import load_answerer
 from echoprune.question import Answer, Question
 from echoprune.receipt import Receipt
-from echoprune.s3_client import s3_counts
+from echoprune.s3_objects import s3_counts
 from echoprune.s3_options import use_s3
 from echoprune.shard import commit
 from echoprune.storage import Storage

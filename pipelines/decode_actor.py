@@ -19,8 +19,7 @@ from echoprune.decode import decode
 from echoprune.errors import MediaError
 from echoprune.models.encoder import FrameLayout
 from echoprune.opening import Opened, open_source
-from echoprune.s3_client import s3_counts
-from echoprune.s3_objects import S3Counts
+from echoprune.s3_objects import S3Counts, s3_counts
 from echoprune.s3_options import S3Options
 from echoprune.sample import Sampling
 from echoprune.sources import Source

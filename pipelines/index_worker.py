@@ -28,8 +28,7 @@ from echoprune.errors import EchoPruneError, MediaError, ModelError
 from echoprune.index import IndexedVideo, index_segments
 from echoprune.models import load_encoder
 from echoprune.plan import Shard
-from echoprune.s3_client import s3_counts
-from echoprune.s3_objects import S3Counts
+from echoprune.s3_objects import S3Counts, s3_counts
 from echoprune.s3_options import is_s3, use_s3
 from echoprune.schema import StoreSettings
 from echoprune.segment import try_out

@@ -124,6 +124,17 @@ def test_help_loads_nothing_heavy(start: str) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED"
 
 
+def test_what_runs_without_s3_loads_nothing_of_it() -> None:
+    script = (
+        "import sys, pipelines.index, pipelines.index_worker, pipelines.answer, pipelines.answer_worker, pipelines.maintain\n"
+        "print('LOADED', *{'aiobotocore', 'aiohttp', 'botocore', 's3fs'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["LOADED"]
+
+
 def test_no_path_of_one_machine() -> None:
     found = []
     for path in repository_files():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import signal
 import time
-import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -323,31 +319,6 @@ def test_an_unexpected_error_while_decoding_ahead_fails_that_video_alone(
     pool = Pool(opener, count=1, lookahead=20, actor=BrokenLater).pool
     assert same(read(pool, [uris[0], uris[2], uris[3]]), [expected[0], "StopIteration", expected[3]])
     pool.close()
-
-
-@pytest.mark.parametrize("actor", [Decoder, Broken])
-def test_a_failed_video_is_let_go_of_at_once(
-    opener: VideoOpener, uris: list[str], actor: type[Decoder]
-) -> None:
-    # What is held by a circle stays in Ray's memory, and its node busy, for as long as Python does not look for circles.
-    pool = Pool(opener, count=1, actor=actor).pool
-    gone = []
-    # Warnings that pytest keeps hold their exceptions.
-    logging.disable(logging.WARNING)
-    gc.collect()
-    gc.disable()
-    try:
-        for video in pool.videos(uris[:3], decoder="pyav"):
-            gone.append(weakref.ref(video._video))
-            with suppress(MediaError):
-                video.open()
-                list(video.segments())
-        del video
-        assert [ref() for ref in gone] == [None] * 3
-    finally:
-        gc.enable()
-        logging.disable(logging.NOTSET)
-        pool.close()
 
 
 def test_a_swelling_decoder_is_killed_and_pyav_tried(
