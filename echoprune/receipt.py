@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import StoreError
 from echoprune.schema import TABLES
 from echoprune.storage import Storage, checked_name
@@ -165,6 +166,7 @@ def read_receipts(storage: Storage) -> dict[str, Receipt]:
     return standing(_read_all(storage).values())
 
 
+@no_search_for_cycles()
 def _read_all(storage: Storage) -> dict[str, Receipt]:
     """All receipts that there are, by their names."""
     found: dict[str, Receipt] = {}
