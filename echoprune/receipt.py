@@ -196,6 +196,7 @@ def receipt_names(storage: Storage) -> list[str]:
     return [name for name in storage.names(RECEIPTS) if name.endswith(".json")]
 
 
+@no_search_for_cycles()
 def standing(receipts: Iterable[Receipt]) -> dict[str, Receipt]:
     """By shard id, in its order, the newest receipt of each shard; without those that another one replaces."""
     ordered = sorted(receipts, key=lambda each: (each.shard_id, each.lease_epoch, each.generation))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(folder: Path) -> Iterator[TwoNodes]:
-    # A shell's background job starts with Ctrl-C ignored, and its children would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with TwoNodes(folder) as nodes:
         yield nodes
-    signal.signal(signal.SIGINT, before)
