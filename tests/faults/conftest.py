@@ -1,4 +1,4 @@
-"""One cluster of two nodes for all tests of this folder."""
+"""One cluster of two nodes for all tests of this folder, and one tiny model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from echoprune.models.tiny import write_tiny_checkpoint
 from tests.faults.nodes import TwoNodes
 
 
@@ -21,3 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(folder: Path) -> Iterator[TwoNodes]:
     with TwoNodes(folder) as nodes:
         yield nodes
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("model") / "tiny")
