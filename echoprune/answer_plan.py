@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import ConfigError, StoreError
 from echoprune.question import Question
 from echoprune.questions import question_key
@@ -89,6 +90,7 @@ class AnswerPlan:
         """How many questions, superseded ones left out."""
         return int(self.table.num_rows) - int(pc.sum(self._superseded).as_py() or 0)
 
+    @no_search_for_cycles()
     def pending(self, receipts: Mapping[str, Receipt], *, retry_failed: bool = False) -> list[PlannedShard]:
         """The shards that have no receipt, or one of rows that were superseded since, in order.
 
@@ -145,6 +147,7 @@ def load_plan(storage: Storage) -> AnswerPlan:
     return AnswerPlan(table)
 
 
+@no_search_for_cycles()
 def extend_plan(
     storage: Storage,
     questions: Sequence[Question],

@@ -19,6 +19,7 @@ from echoprune.answer_schema import answers_schema
 from echoprune.errors import NotAStoreError, StoreError
 from echoprune.receipt import ANSWERS, StoredFile, read_receipts
 from echoprune.storage import Storage
+from echoprune.store_files import in_one
 
 MARKER = "answers.json"
 
@@ -56,12 +57,14 @@ class AnswerStore:
         KeyError for a column that no shard has.
         """
         wanted = None if columns is None else list(dict.fromkeys([*columns, "question_id"]))
-        tables = [pa.Table.from_batches([batch]) for batch in self.batches(wanted)]
-        if not tables:
+        found = in_one(
+            (pa.Table.from_batches([batch]) for batch in self.batches(wanted)), promote="permissive"
+        )
+        if found is None:
             schema = answers_schema({})
             table = schema.empty_table() if wanted is None else schema.empty_table().select(wanted)
         else:
-            table = pa.concat_tables(tables, promote_options="permissive").sort_by("question_id")
+            table = found.sort_by("question_id")
         return table if columns is None else table.select(list(columns))
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import StoreError
 from echoprune.forgotten import read_forgotten
 from echoprune.schema import plan_schema
@@ -95,6 +96,7 @@ class Plan:
         ids: list[str] = self.table["shard_id"].take(pa.array(self._starts)).to_pylist() if len(self) else []
         return ids
 
+    @no_search_for_cycles()
     def shards(self, skip: Collection[str] = ()) -> list[Shard]:
         """Its shards in order, without those whose id is in `skip`."""
         stops = [*self._starts[1:].tolist(), len(self)]
@@ -174,6 +176,7 @@ def load_plan(storage: Storage) -> Plan:
     return Plan(table.filter(pc.invert(gone)), table.filter(gone))
 
 
+@no_search_for_cycles()
 def extend_plan(
     storage: Storage,
     sources: Sequence[Source],

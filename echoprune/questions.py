@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from echoprune.answer_schema import OWN_COLUMNS
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import ConfigError
 from echoprune.extra_columns import fitted, json_columns, text_columns, writable
 from echoprune.letters import MOST_OPTIONS, answer_letter, letter
@@ -47,6 +48,7 @@ class _BadRowError(Exception):
         self.error_class = error_class
 
 
+@no_search_for_cycles()
 def read_questions(path: str) -> QuestionFile:
     """The questions of a local JSON lines (.jsonl, .ndjson, .json), CSV (.csv) or Parquet (.parquet) file.
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import StoreError
 from echoprune.schema import TABLES
 from echoprune.storage import Storage, checked_name
@@ -165,6 +166,7 @@ def read_receipts(storage: Storage) -> dict[str, Receipt]:
     return standing(_read_all(storage).values())
 
 
+@no_search_for_cycles()
 def _read_all(storage: Storage) -> dict[str, Receipt]:
     """All receipts that there are, by their names."""
     found: dict[str, Receipt] = {}
@@ -194,6 +196,7 @@ def receipt_names(storage: Storage) -> list[str]:
     return [name for name in storage.names(RECEIPTS) if name.endswith(".json")]
 
 
+@no_search_for_cycles()
 def standing(receipts: Iterable[Receipt]) -> dict[str, Receipt]:
     """By shard id, in its order, the newest receipt of each shard; without those that another one replaces."""
     ordered = sorted(receipts, key=lambda each: (each.shard_id, each.lease_epoch, each.generation))

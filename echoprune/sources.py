@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from echoprune.credentials import without_secrets
+from echoprune.cycles import no_search_for_cycles
 from echoprune.errors import ConfigError, MediaError
 from echoprune.manifest import MANIFEST_SUFFIXES, read_manifest
 from echoprune.s3_options import S3Options, is_s3, require_whole_scheme, s3_place
@@ -76,6 +77,7 @@ def content_id(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+@no_search_for_cycles()
 def list_sources(paths: Iterable[str | os.PathLike[str]], *, s3: S3Options | None = None) -> list[Source]:
     r"""The videos that `paths` name, sorted by uri, each once.
 

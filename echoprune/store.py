@@ -24,7 +24,7 @@ from echoprune.errors import NotAStoreError, StoreError
 from echoprune.receipt import StoredFile, read_receipts
 from echoprune.schema import SETTINGS_FILE, TABLES, StoreSettings, table_schema
 from echoprune.storage import Storage
-from echoprune.store_files import StoreFiles, column_values
+from echoprune.store_files import StoreFiles, column_values, in_one
 from echoprune.video_names import file_names, find_video
 
 Taken = TypeVar("Taken")
@@ -82,8 +82,8 @@ class TokenStore:
     def failures(self) -> pa.Table:
         """The failures table, one row per failed attempt, sorted by uri and attempt."""
         schema = table_schema("failures", self.settings)
-        tables = [self._read(name, schema) for name in self.files("failures")]
-        table = pa.concat_tables(tables) if tables else schema.empty_table()
+        table = in_one(self._read(name, schema) for name in self.files("failures"))
+        table = schema.empty_table() if table is None else table
         return table.sort_by([("uri", "ascending"), ("attempt", "ascending")])
 
     def resolve(self, video: str) -> str:
@@ -195,17 +195,22 @@ class TokenStore:
     @cached_property
     def _located(self) -> pa.Table:
         schema = table_schema("videos", self.settings)
-        tables = []
-        for shard_id, receipt in self.receipts.items():
-            for file in receipt.files_of("videos"):
-                table = self._read(file.name, schema)
-                cells = table["cells"].to_numpy().astype(np.int64)
-                table = table.append_column("_shard_id", pa.repeat(shard_id, len(table)))
-                tables.append(table.append_column("_cell_row", pa.array(np.cumsum(cells) - cells)))
-        if not tables:
+
+        def located(shard_id: str, name: str) -> pa.Table:
+            table = self._read(name, schema)
+            cells = table["cells"].to_numpy().astype(np.int64)
+            table = table.append_column("_shard_id", pa.repeat(shard_id, len(table)))
+            return table.append_column("_cell_row", pa.array(np.cumsum(cells) - cells))
+
+        found = in_one(
+            located(shard_id, file.name)
+            for shard_id, receipt in self.receipts.items()
+            for file in receipt.files_of("videos")
+        )
+        if found is None:
             fields = [pa.field("_shard_id", pa.string()), pa.field("_cell_row", pa.int64())]
             return pa.schema([*schema, *fields], metadata=schema.metadata).empty_table()
-        return pa.concat_tables(tables).sort_by("uri")
+        return found.sort_by("uri")
 
     @cached_property
     def _names(self) -> pa.ChunkedArray:

@@ -29,6 +29,8 @@ Taken = TypeVar("Taken")
 READERS = min(8, os.cpu_count() or 1)
 # Row groups that are read at once take no more than this, unpacked: those of older stores have 48 MB.
 READ_BYTES = 256 << 20
+# Tables of one row each that wait to be made one: each takes 45 KB, whatever is in it (pyarrow 26).
+TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,17 @@ class _Reader:
 
     def _open(self) -> Any:
         return self._opened.enter_context(self._files.open(self._name, metadata=self._metadata))
+
+
+def in_one(tables: Iterable[pa.Table], *, promote: str = "none") -> pa.Table | None:
+    """All rows of the tables, which come one by one and are not kept; None of none. `promote`: how schemas may differ."""
+    parts, fresh = list[pa.Table](), list[pa.Table]()
+    for table in tables:
+        fresh.append(table)
+        if len(fresh) == TOGETHER:
+            parts.append(pa.concat_tables(fresh, promote_options=promote).combine_chunks())
+            fresh.clear()
+    return pa.concat_tables([*parts, *fresh], promote_options=promote) if parts or fresh else None
 
 
 def column_values(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ import torch
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 # Else Ray's actors run at niceness 15: while another worker of pytest computes, they get 3 % of a core, and time out.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
+# A shell's background job starts with Ctrl-C ignored, and the commands that tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The workers of pytest share the cores: with all of them each, their threads would wait for one another.
 torch.set_num_threads(
     max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

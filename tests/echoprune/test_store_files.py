@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from echoprune.errors import StoreError
 from echoprune.plan import Source, extend_plan
 from echoprune.storage import Storage
 from echoprune.store import create_store, open_store
-from echoprune.store_files import column_values
+from echoprune.store_files import TOGETHER, column_values, in_one
 from echoprune.verify import verify
 from pipelines.maintain import run_forget
 from tests.stores import clip, file_of, settings, small_store, write_shard
@@ -160,3 +162,29 @@ def test_damage_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(StoreError, match=r"damaged .*remove receipts/b2-\*\.json"):
             read()
+
+
+def test_a_table_of_many_small_ones_is_made_without_keeping_them() -> None:
+    """Ten thousand shards of a video each took `status` 460 MB: every one's own table was kept until the last was read."""
+    gone: list[int] = []
+    most = 0
+
+    def read() -> Iterator[pa.Table]:
+        nonlocal most
+        for number in range(4 * TOGETHER + 3):
+            table = pa.table({"number": [number], "text": [str(number)]})
+            weakref.finalize(table, gone.append, number)
+            most = max(most, number + 1 - len(gone))
+            yield table
+
+    found = in_one(read())
+    assert found is not None and found["number"].to_pylist() == list(range(4 * TOGETHER + 3))
+    assert found["number"].num_chunks == 4 + 3
+    assert most <= TOGETHER + 2
+
+
+def test_no_tables_are_none_and_columns_that_some_lack_are_null() -> None:
+    assert in_one(iter(())) is None
+    tables = [pa.table({"a": [1]}), pa.table({"a": [2], "b": ["x"]})]
+    found = in_one(tables, promote="permissive")
+    assert found is not None and found.to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": "x"}]

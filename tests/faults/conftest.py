@@ -1,13 +1,13 @@
-"""One cluster of two nodes for all tests of this folder."""
+"""One cluster of two nodes for all tests of this folder, and one tiny model."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from echoprune.models.tiny import write_tiny_checkpoint
 from tests.faults.nodes import TwoNodes
 
 
@@ -20,8 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(folder: Path) -> Iterator[TwoNodes]:
-    # A shell's background job starts with Ctrl-C ignored, and its children would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with TwoNodes(folder) as nodes:
         yield nodes
-    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("model") / "tiny")
