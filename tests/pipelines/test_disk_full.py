@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from echoprune.errors import StoreError
-from echoprune.index import sampling_of
 from echoprune.lease import Lease, current_epoch
-from echoprune.models import model_settings
-from echoprune.plan import extend_plan, load_plan, pending
-from echoprune.receipt import committed, read_receipts, sweep
-from echoprune.sources import list_sources
+from echoprune.receipt import read_receipts
 from echoprune.storage import Storage
-from echoprune.store import create_store, open_store
+from echoprune.store import open_store
 from echoprune.verify import verify
 from pipelines.config import IndexConfig
-from pipelines.crew import Crew
-from pipelines.decode_actor import VideoOpener
-from pipelines.index import store_settings
-from pipelines.index_worker import IndexJob, IndexWorker
 from pipelines.ray_session import session
 from tests.clips import Clip, even, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, call, start, tables
 
 DISK_KB = 32 << 10
@@ -65,28 +57,10 @@ def leave(disk: Path, kilobytes: int) -> None:
 
 
 def index(store: Path, clips: Path, tiny: Path) -> None:
-    """What an index run does to a store, in this process: the lease, the plan, each shard, the end of the lease."""
-    config = IndexConfig(store=str(store), model=str(tiny), segment_cells=2)
-    model = model_settings(str(tiny), max_pixels=config.max_pixels)
-    settings = store_settings(config, model)
-    storage = create_store(store, settings)
-    with Lease.acquire(storage, run_id=str(time.monotonic_ns())) as lease:
-        sweep(storage)
-        extend_plan(storage, list_sources([str(clips)]), shard_bytes=1 << 30, shard_videos=2)
-        job = IndexJob(
-            config=config,
-            settings=settings,
-            opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
-            crew=Crew(encoders=1, decoders=0, gpus_each=0, threads=1),
-            store=storage.url,
-            run_id=lease.holder.run_id,
-            lease_epoch=lease.epoch,
-        )
-        worker = IndexWorker(job)
-        worker.load()
-        for shard in pending(load_plan(storage), committed(read_receipts(storage))):
-            for _ in worker.run_shard(shard, {}):
-                pass
+    config = IndexConfig(
+        store=str(store), model=str(tiny), paths=(str(clips),), shard_videos=2, segment_cells=2
+    )
+    in_process.index(config)
 
 
 def test_whatever_does_not_fit(clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
