@@ -17,6 +17,7 @@ from echoprune.lease import Lease, current_epoch
 from echoprune.models import ModelSettings, model_settings
 from echoprune.plan import extend_plan, load_plan, pending
 from echoprune.receipt import committed, read_receipts, sweep
+from echoprune.s3_options import use_s3
 from echoprune.schema import StoreSettings
 from echoprune.sources import list_sources
 from echoprune.storage import Storage
@@ -44,6 +45,7 @@ def settings_of(config: IndexConfig) -> tuple[ModelSettings, StoreSettings]:
 
 def worker(config: IndexConfig, *, run_id: str) -> IndexWorker:
     """A worker that decodes by itself, its model loaded, for the store of `config`, which is made if it is not there."""
+    use_s3(config.s3)
     model, settings = settings_of(config)
     job = IndexJob(
         config=config,
@@ -65,12 +67,13 @@ def worker(config: IndexConfig, *, run_id: str) -> IndexWorker:
 
 def index(config: IndexConfig) -> None:
     """Brings the store up to date with `config.paths`: the lease, the plan, each shard, the end of the lease."""
+    use_s3(config.s3)
     storage = create_store(config.store, settings_of(config)[1])
     with Lease.acquire(storage, run_id=uuid.uuid4().hex) as lease:
         sweep(storage)
         extend_plan(
             storage,
-            list_sources(config.paths),
+            list_sources(config.paths, s3=config.s3_inputs),
             shard_bytes=config.shard_mb << 20,
             shard_videos=config.shard_videos,
             min_shards=MIN_SHARDS,

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from echoprune.answer_store import open_answers
 from pipelines.config import IndexConfig
-from pipelines.ray_session import session
 from tests.pipelines import in_process
 from tests.pipelines.conftest import call, start
 
@@ -28,13 +26,10 @@ CLIPS = (
     "nasa_13013.mp4",
 )
 
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared clips")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
+pytestmark = [
+    pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared clips"),
+    pytest.mark.usefixtures("shared_ray"),
+]
 
 
 @pytest.fixture(scope="module")

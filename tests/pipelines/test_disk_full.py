@@ -16,10 +16,11 @@ from echoprune.storage import Storage
 from echoprune.store import open_store
 from echoprune.verify import verify
 from pipelines.config import IndexConfig
-from pipelines.ray_session import session
 from tests.clips import Clip, even, write
 from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, call, start, tables
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 DISK_KB = 32 << 10
 
@@ -112,13 +113,7 @@ def test_a_heartbeat_that_finds_no_space_is_made_up_for(disk: Path) -> None:
     lease.release()
 
 
-@pytest.fixture
-def ray() -> Iterator[None]:
-    with session(None, object_store_bytes=100 << 20):
-        yield
-
-
-def test_the_command(ray: None, clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
+def test_the_command(clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
     command = ("index", clips, "--model", tiny, "--shard-videos", "2", "--segment-cells", "2", "--store")
     call(*command, tmp_path / "clean")
     size = sum(path.stat().st_size for path in (tmp_path / "clean").rglob("*") if path.is_file())

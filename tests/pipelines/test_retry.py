@@ -33,6 +33,8 @@ from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, call, start
 from tests.stores import breaking
 
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
