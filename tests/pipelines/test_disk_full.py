@@ -114,16 +114,16 @@ def test_a_heartbeat_that_finds_no_space_is_made_up_for(disk: Path) -> None:
 
 
 def test_the_command(clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
-    command = ("index", clips, "--model", tiny, "--shard-videos", "2", "--segment-cells", "2", "--store")
-    call(*command, tmp_path / "clean")
+    command = ("index", clips, "--model", tiny, "--shard-videos", "2", "--segment-cells", "2")
+    index(tmp_path / "clean", clips, tiny)
     size = sum(path.stat().st_size for path in (tmp_path / "clean").rglob("*") if path.is_file())
     leave(disk, size // 2 >> 10)
-    process = start(*command, disk / "store")
+    process = start(*command, "--store", disk / "store")
     _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == 1, err
     *progress, last = err.strip().splitlines()
     assert last.startswith("echoprune: ") and "No space left on device; free space " in last
     assert all(line.startswith('{"event"') for line in progress), err
     (disk / "ballast").unlink()
-    call(*command, disk / "store")
+    call(*command, "--store", disk / "store", "--decoders-per-gpu", "0")
     assert tables(disk / "store") == tables(tmp_path / "clean") and list(verify(disk / "store")) == []
