@@ -11,6 +11,7 @@ import random
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,34 @@ def _no_real_time_priority_left() -> Iterator[None]:
         assert os.sched_getscheduler(0) == os.SCHED_OTHER, (
             "processes started from here would starve all others"
         )
+
+
+@pytest.fixture(scope="session")
+def _rays() -> Iterator[ExitStack]:
+    with ExitStack() as rays:
+        yield rays
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_of_the_files_before(request: pytest.FixtureRequest, _rays: ExitStack) -> None:
+    """Ends it where this file does not share it: what is to start a Ray of its own would share it unasked."""
+    marks = request.node.iter_markers("usefixtures")
+    if not any("shared_ray" in mark.args for mark in marks):
+        _rays.close()
+
+
+@pytest.fixture(scope="module")
+def shared_ray(s3_environment: None, _rays: ExitStack) -> None:
+    """One private Ray for this file and those before and behind it that ask too, by `pytestmark`; its start takes seconds.
+
+    For files whose tests leave no actors behind, and need nothing of their own in its environment.
+    """
+    import ray
+
+    from pipelines.ray_session import session
+
+    if not ray.is_initialized():
+        _rays.enter_context(session(None, object_store_bytes=200 << 20))
 
 
 @pytest.fixture(scope="session")

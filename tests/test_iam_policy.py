@@ -20,9 +20,10 @@ from pipelines.answer import run_answer
 from pipelines.answer_config import AnswerConfig
 from pipelines.config import IndexConfig
 from pipelines.index import run_index
-from pipelines.ray_session import session
 from tests.clips import Clip, even, write
 from tests.iam import Asked, PolicyProxy, allows, asked_by
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 PLACES = {
     "INPUT_BUCKET": "inputs",
@@ -130,20 +131,19 @@ def test_index_answer_verify_and_gc_need_the_whole_policy_and_no_more(
 ) -> None:
     store, out = f"{STORES}/first", f"{STORES}/answers"
     here = {"s3_endpoint": role.endpoint, "s3_patience": 20.0}
-    with session(None, object_store_bytes=200 << 20):
-        index = run_index(
-            IndexConfig(
-                store=store, model=str(tiny_model), paths=(ARCHIVE,), max_pixels=20_000, decoders_per_gpu="0", **here
-            ),
-            on_progress=lambda snapshot: None,
-        )  # fmt: skip
-        answer = run_answer(
-            AnswerConfig(
-                store=store, model=str(tiny_model), out=out, questions=f"{ARCHIVE}/questions.jsonl", budget="64",
-                max_new_tokens=4, **here,
-            ),
-            on_progress=lambda snapshot: None,
-        )  # fmt: skip
+    index = run_index(
+        IndexConfig(
+            store=store, model=str(tiny_model), paths=(ARCHIVE,), max_pixels=20_000, decoders_per_gpu="0", **here
+        ),
+        on_progress=lambda snapshot: None,
+    )  # fmt: skip
+    answer = run_answer(
+        AnswerConfig(
+            store=store, model=str(tiny_model), out=out, questions=f"{ARCHIVE}/questions.jsonl", budget="64",
+            max_new_tokens=4, **here,
+        ),
+        on_progress=lambda snapshot: None,
+    )  # fmt: skip
     assert index["store"] == {"ok": 2, "partial": 0, "failed": 0, "missing": 0}
     assert answer["run"]["questions"]["ok"] == 2
     capsys.readouterr()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,28 @@ def repository_files() -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_every_test_file_is_run() -> None:
-    """By the paths that pytest is told, which are in an order of their own."""
+def run_in_order() -> list[Path]:
+    """The test files by the paths that pytest is told, which are in an order of their own."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     told = settings["tool"]["pytest"]["ini_options"]["testpaths"]
-    run = {path for pattern in told for found in ROOT.glob(pattern) for path in (found, *found.rglob("*.py"))}
+    found = [path for pattern in told for path in sorted(ROOT.glob(pattern))]
+    files = [
+        file for path in found for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])
+    ]
+    return list(dict.fromkeys(files))
+
+
+def test_every_test_file_is_run() -> None:
+    run = run_in_order()
     left_out = [path for path in (ROOT / "tests").rglob("test_*.py") if path not in run]
     assert len(run) > 100 and left_out == []
+
+
+def test_files_that_share_a_ray_are_run_one_after_another() -> None:
+    """It ends where a file does not share it, and the next that does starts another."""
+    mark = f"usefixtures({'shared_ray'!r})".replace("'", '"')
+    sharing = [mark in path.read_text(encoding="utf-8") for path in run_in_order()]
+    assert sum(sharing) > 10 and sum(one != other for one, other in pairwise(sharing)) == 2
 
 
 def test_import_contracts_hold() -> None:

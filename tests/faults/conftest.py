@@ -1,4 +1,4 @@
-"""One cluster of two nodes for all tests of this folder, and one tiny model."""
+"""A cluster of two nodes for the tests of each file, which goes with them: idle it takes a tenth of a core. One tiny model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from echoprune.models.tiny import write_tiny_checkpoint
 from tests.faults.nodes import TwoNodes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("faults")
     (made / "stores").mkdir()
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[TwoNodes]:
     with TwoNodes(folder) as nodes:
         yield nodes

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.pipelines.nodes import STARTS, TOO_SLOW, comes_up, free_port
+from tests.pipelines.nodes import NO_AUTOSCALER, NO_LOG_MONITOR, STARTS, TOO_SLOW, comes_up, free_port
 
 REPOSITORY = Path(__file__).parents[2]
 HOOK = Path(__file__).parent / "hook"
@@ -144,7 +144,13 @@ class TwoNodes:
     def begin(self) -> None:
         """Both nodes, in place of those there were; the address stays."""
         port, folder = self.address.split(":")[1], self._temporary.name
-        head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        head = (
+            "--head",
+            f"--port={port}",
+            "--include-dashboard=false",
+            f"--temp-dir={folder}",
+            NO_AUTOSCALER,
+        )
         self.nodes = [self._start(*head)]
         self.nodes[0].wait()
         self.add().wait()
@@ -163,7 +169,7 @@ class TwoNodes:
             str(Path(sys.executable).with_name("ray")), "start", *where, "--block", f"--num-cpus={CPUS}",
             "--object-store-memory=100000000", "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}",
             # Any port: two raylets with the usual range would give the same ones to their workers.
-            "--min-worker-port=0", "--max-worker-port=0",
+            "--min-worker-port=0", "--max-worker-port=0", NO_LOG_MONITOR,
         ]  # fmt: skip
         environment = os.environ | self.environment
         environment.pop("RAY_ADDRESS", None)

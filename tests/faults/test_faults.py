@@ -17,8 +17,9 @@ from tests.faults.seeds import KINDS, Fault, Step, Trial, steps_of, trial
 # "sync receipts": the receipt is there, and its worker dies before it can say so. Machines that go: test_lost_nodes.py.
 SHORT = (
     ("index", ("step",), "worker sync receipts"),
-    # What it put stays under a name that the next attempt does not use: it has the time of the failure in it.
-    ("index", ("step",), "worker sync failures"),
+    # What it put stays under a name that the next attempt does not use: it has the time of the failure in it. In a minute
+    # tests/pipelines/test_retry.py breaks off at each file of a shard, this one too.
+    pytest.param("index", ("step",), "worker sync failures", marks=pytest.mark.long),
     ("answer", ("encoder",), ""),
 )
 

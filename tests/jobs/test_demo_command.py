@@ -14,6 +14,8 @@ from echoprune.models.tiny import write_tiny_checkpoint
 from jobs.cli import main
 from jobs.demo import some_of_each_kind
 
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
 
 def line(kind: str, video: str, number: int) -> str:
     return json.dumps({"question_id": f"{video}-{kind}-{number}", "kind": kind, "video": video})

@@ -24,6 +24,9 @@ LIMIT_S = 300.0
 _MARK = "ECHOPRUNE_TEST_NODE"
 # What Ray says when it gives a node up that is not up after 30 s, on a busy machine too (2.60). It is started again then.
 TOO_SLOW, STARTS = "timed out during startup", 3
+# Processes of Ray that no test looks at, each a second of a core at its start and more while it lives: the one that shows
+# what workers print, and on the head the autoscaler's.
+NO_LOG_MONITOR, NO_AUTOSCALER = "--include-log-monitor=false", "--no-monitor"
 # Any port: two nodes with the usual range would give the same ones to their workers.
 _ANY_PORT = ("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0")
 
@@ -113,6 +116,7 @@ class Nodes:
             f"--port={self.port}",
             f"--temp-dir={self.folder}",
             "--include-dashboard=false",
+            *([] if any("--autoscaling-config" in option for option in options) else [NO_AUTOSCALER]),
             *options,
         )
 
@@ -142,7 +146,8 @@ class Nodes:
     def _start(self, *options: str) -> str:
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--block", *_ANY_PORT,
-            f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=120000000", *options,
+            f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=120000000", NO_LOG_MONITOR,
+            *options,
         ]  # fmt: skip
         for left in reversed(range(STARTS)):
             mark = uuid.uuid4().hex

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,11 @@ from pipelines.answer_config import AnswerConfig
 from pipelines.answer_worker import AnswerJob, AnswerWorker
 from pipelines.crew import Crew
 from pipelines.events import QuestionsStarted, ShardCommitted
-from pipelines.ray_session import session
 from tests import indexed
 from tests.indexed import Footage
 from tests.pipelines.conftest import NO_RAY, RUN_LIMIT_S, actors, call, run, start
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 FOOTAGE = (
     Footage("/never/there/street.mp4", 12, seed=1, event=(7, 9)),
@@ -76,12 +76,6 @@ def asked(count: int = QUESTIONS) -> list[dict[str, Any]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=100 << 20):
-        yield
 
 
 @pytest.fixture(scope="module")

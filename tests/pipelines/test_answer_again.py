@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from echoprune.answer_store import open_answers
-from pipelines.ray_session import session
 from tests import indexed
 from tests.indexed import Footage
 from tests.pipelines.conftest import call
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 STREET = Footage("/never/there/street.mp4", 12, seed=1, event=(7, 9))
 PARK = Footage("/never/there/park.mp4", 5, seed=2)
@@ -32,12 +32,6 @@ SMALL = ("--budget", "8", "--max-new-tokens", "4", "--shard-questions", "8", "--
 def write(path: Path, *rows: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=100 << 20):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from echoprune.answer_store import open_answers
-from pipelines.ray_session import session
+from pipelines.config import IndexConfig
+from tests.pipelines import in_process
 from tests.pipelines.conftest import call, start
 
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
@@ -25,13 +26,10 @@ CLIPS = (
     "nasa_13013.mp4",
 )
 
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared clips")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
+pytestmark = [
+    pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared clips"),
+    pytest.mark.usefixtures("shared_ray"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +39,15 @@ def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for name in CLIPS:
         shutil.copy(SHARED / name, folder / "videos" / name)
-    call("index", folder / "videos", "--store", folder / "store", "--model", tiny)
+    paths = (str(folder / "videos"),)
+    in_process.index(IndexConfig(paths=paths, store=str(folder / "store"), model=str(tiny)))
     shutil.rmtree(folder / "videos")
     return folder / "store"
 
 
-def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path: Path) -> None:
-    questions = tmp_path / "q.jsonl"
-    rows = [
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return [
         {
             "question_id": f"{i:03d}",
             "video": CLIPS[i % len(CLIPS)],
@@ -59,11 +58,27 @@ def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path
         | ({"start_s": 1.0, "end_s": 3.5} if i % 5 == 0 else {})
         for i in range(100)
     ]
+
+
+@pytest.fixture(scope="module")
+def options(
+    store: Path, tiny: Path, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str | Path, ...]:
+    questions = tmp_path_factory.mktemp("questions") / "q.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("answer", store, "--model", tiny, "--questions", questions, "--budget", "64")
-    options = (*options, "--max-new-tokens", "4", "--shard-questions", "8")
-    call(*options, "--out", tmp_path / "clean")
-    answers = open_answers(tmp_path / "clean").table().to_pylist()
+    return (*options, "--max-new-tokens", "4", "--shard-questions", "8")
+
+
+@pytest.fixture(scope="module")
+def clean(options: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("clean") / "out"
+    call(*options, "--out", out)
+    return out
+
+
+def test_a_hundred_questions_without_the_files(clean: Path, rows: list[dict[str, Any]]) -> None:
+    answers = open_answers(clean).table().to_pylist()
     assert len(answers) == 100
     for row, answer in zip(rows, answers, strict=True):
         assert (answer["question_id"], answer["mine"], answer["status"]) == (
@@ -78,6 +93,11 @@ def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path
         assert all(inside[0] <= moment["start_s"] < inside[1] for moment in answer["evidence"])
         assert (answer["correct"] is not None) == ("answer" in row)
 
+
+@pytest.mark.long  # test_answer.py kills a driver and its worker on made-up footage
+def test_a_killed_driver_changes_none_of_them(
+    clean: Path, options: tuple[str | Path, ...], tmp_path: Path
+) -> None:
     driver = start(*options, "--out", tmp_path / "killed")
     while len(list((tmp_path / "killed" / "receipts").glob("*.json"))) < 4:
         assert driver.poll() is None, "the run ended before it could be killed"
@@ -88,7 +108,7 @@ def test_a_hundred_questions_without_the_files(store: Path, tiny: Path, tmp_path
     done = len(list((tmp_path / "killed" / "receipts").glob("*.json")))
     assert 4 <= done < 13
     call(*options, "--out", tmp_path / "killed")
-    assert tables(tmp_path / "killed") == tables(tmp_path / "clean")
+    assert tables(tmp_path / "killed") == tables(clean)
 
 
 def tables(out: Path) -> dict[str, str]:

@@ -184,9 +184,15 @@ def indexed(model: str, uris: list[str], store: str, decoders: int) -> int:
 
 
 def far(model: str, uris: list[str]) -> tuple[Found, Counter[str], str]:
+    """What is read with all three; then one of those on the other node is stopped, and ended by its encoder."""
     with Reader(model) as reader:
         reader.wait(3)
-        return reader.read(uris), reader.by_node, reader.here
+        found = reader.read(uris)
+        away: DecodeProcess = next(each for each in reader.decoders.up if not each.home)
+        os.kill(away.pid, signal.SIGSTOP)  # as an endless loop in the decoder would look
+        away.kill()
+        wait_for(lambda: has_ended(away.pid), "the end of the stopped process")
+        return found, reader.by_node, reader.here
 
 
 def growing(model: str, uris: list[str]) -> tuple[Found, int, int]:
@@ -210,17 +216,6 @@ def other_files(model: str, uris: list[str]) -> tuple[Found, list[int], set[str]
         found = reader.read(uris)
         nodes = {each.node_id for each in reader.decoders.up}
         return found, reader.strikes, nodes, reader.here
-
-
-def stuck(model: str) -> bool:
-    """Whether a stopped decode process on the other node is ended by its encoder."""
-    with Reader(model, count=2) as reader:
-        reader.wait(2)
-        away: DecodeProcess = next(each for each in reader.decoders.up if not each.home)
-        os.kill(away.pid, signal.SIGSTOP)  # as an endless loop in the decoder would look
-        away.kill()
-        wait_for(lambda: has_ended(away.pid), "the end of the stopped process")
-        return True
 
 
 def let_go(model: str, uris: list[str]) -> list[bool]:
@@ -281,7 +276,7 @@ def same(one: Found, other: Found) -> bool:
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_decoders_elsewhere_change_nothing(
+def test_decoders_elsewhere_change_nothing_and_are_ended_where_they_hear_nothing(
     driver: ProcessPoolExecutor, tiny: Path, uris: list[str], expected: Found
 ) -> None:
     found, by_node, here = driver.submit(far, str(tiny), uris).result()
@@ -317,10 +312,6 @@ def test_a_failed_video_is_let_go_of_at_once(
 ) -> None:
     # What is held by a circle stays in Ray's memory, and its node busy, until Python looks for circles.
     assert driver.submit(let_go, str(tiny), uris[:3]).result() == [True] * 3
-
-
-def test_a_process_elsewhere_that_hears_nothing_is_ended(driver: ProcessPoolExecutor, tiny: Path) -> None:
-    assert driver.submit(stuck, str(tiny)).result()
 
 
 def test_a_decode_node_that_vanishes_costs_no_video_an_attempt(

@@ -23,9 +23,10 @@ from pipelines.decode_pool import DecodePool
 from pipelines.decoders import Decoders
 from pipelines.memory_watch import DECODER_BYTES
 from pipelines.places import Place, Places
-from pipelines.ray_session import session
 from tests.clips import Clip, even, write
 from tests.pipelines.nodes import has_ended, wait_for
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 class Decoder(DecodeActor):
@@ -33,12 +34,6 @@ class Decoder(DecodeActor):
 
     def process(self) -> int:
         return os.getpid()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +127,7 @@ class Pool:
         memory_bytes: int = DECODER_BYTES,
     ) -> None:
         self.handles: list[object] = []
+        self.lookahead = lookahead
 
         def make(place: Place) -> object:
             self.handles.append(ray.remote(actor).options(num_cpus=0.1, max_restarts=0).remote(opener))
@@ -140,7 +136,7 @@ class Pool:
         people = Crew(encoders=1, decoders=count, gpus_each=0, threads=1, share=1 + count)
         places = Places(people, ray.get_runtime_context().get_node_id())
         decoders = Decoders(make, places, count=count, memory_bytes=memory_bytes)
-        self.pool = DecodePool(decoders, lookahead=lambda _: lookahead, timeout_s=timeout_s)
+        self.pool = DecodePool(decoders, lookahead=lambda _: self.lookahead, timeout_s=timeout_s)
 
     def process(self, index: int) -> int:
         return ray.get(self.handles[index].process.remote())
@@ -168,32 +164,60 @@ def same(one: list[object], other: list[object]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def expected(opener: VideoOpener, uris: list[str]) -> list[object]:
-    pool = Pool(opener, count=1).pool
-    found = read(pool, uris)
-    pool.close()
+def one(opener: VideoOpener) -> Iterator[Pool]:
+    """A pool that no test hurts, as the next one."""
+    made = Pool(opener, count=1)
+    yield made
+    made.pool.close()
+
+
+@pytest.fixture(scope="module")
+def three(opener: VideoOpener) -> Iterator[Pool]:
+    made = Pool(opener, count=3)
+    yield made
+    made.pool.close()
+
+
+@pytest.fixture(scope="module")
+def expected(one: Pool, uris: list[str]) -> list[object]:
+    found = read(one.pool, uris)
     assert [each if isinstance(each, str) else len(each) for each in found] == [48, "missing", 16, 4]
     return found
 
 
 @pytest.mark.parametrize(("count", "lookahead"), [(1, 5), (3, 1)])
 def test_actors_and_lookahead_change_nothing(
-    opener: VideoOpener, uris: list[str], expected: list[object], count: int, lookahead: int
+    one: Pool, three: Pool, uris: list[str], expected: list[object], count: int, lookahead: int
 ) -> None:
-    pool = Pool(opener, count=count, lookahead=lookahead).pool
-    assert same(read(pool, uris), expected)
-    pool.close()
+    used = one if count == 1 else three
+    used.lookahead = lookahead
+    assert same(read(used.pool, uris), expected)
+    assert len(used.handles) == count
 
 
-def test_work_ahead_is_bounded(opener: VideoOpener, uris: list[str], expected: list[object]) -> None:
-    pool = Pool(opener, count=2, lookahead=2).pool
-    for video in pool.videos([uris[0]], decoder="auto"):
+def test_work_ahead_is_bounded(three: Pool, uris: list[str], expected: list[object]) -> None:
+    three.lookahead = 2
+    for video in three.pool.videos([uris[0]], decoder="auto"):
         video.open()
         for index, _ in enumerate(video.segments()):
-            asked = [decoder.load for decoder in pool._decoders]
+            asked = [decoder.load for decoder in three.pool._decoders]
             assert max(asked) <= 2, (index, asked)
-    assert same(read(pool, uris), expected)
-    pool.close()
+    assert same(read(three.pool, uris), expected)
+
+
+def test_a_video_left_unread_does_not_hold_up_the_next(
+    three: Pool, uris: list[str], expected: list[object]
+) -> None:
+    three.lookahead = 1
+    found = []
+    for number, video in enumerate(three.pool.videos([uris[0], uris[2]], decoder="auto")):
+        video.open()
+        segments = video.segments()
+        if number == 0:
+            next(segments)
+            continue
+        found.append(np.concatenate([segment.pixels for segment in segments]))
+    assert same(found, [expected[2]])
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -280,22 +304,6 @@ def test_slow_calls_one_after_another_are_no_hang(
         assert number == 0 or len(list(video.segments())) == 1
     assert len(pool.handles) == 1
     pool.pool.close()
-
-
-def test_a_video_left_unread_does_not_hold_up_the_next(
-    opener: VideoOpener, uris: list[str], expected: list[object]
-) -> None:
-    pool = Pool(opener, count=2, lookahead=1).pool
-    found = []
-    for number, video in enumerate(pool.videos([uris[0], uris[2]], decoder="auto")):
-        video.open()
-        segments = video.segments()
-        if number == 0:
-            next(segments)
-            continue
-        found.append(np.concatenate([segment.pixels for segment in segments]))
-    assert same(found, [expected[2]])
-    pool.close()
 
 
 def test_an_unexpected_error_while_opening_ahead_fails_that_video_alone(

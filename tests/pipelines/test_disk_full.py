@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from echoprune.errors import StoreError
-from echoprune.index import sampling_of
 from echoprune.lease import Lease, current_epoch
-from echoprune.models import model_settings
-from echoprune.plan import extend_plan, load_plan, pending
-from echoprune.receipt import committed, read_receipts, sweep
-from echoprune.sources import list_sources
+from echoprune.receipt import read_receipts
 from echoprune.storage import Storage
-from echoprune.store import create_store, open_store
+from echoprune.store import open_store
 from echoprune.verify import verify
 from pipelines.config import IndexConfig
-from pipelines.crew import Crew
-from pipelines.decode_actor import VideoOpener
-from pipelines.index import store_settings
-from pipelines.index_worker import IndexJob, IndexWorker
-from pipelines.ray_session import session
 from tests.clips import Clip, even, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, call, start, tables
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 DISK_KB = 32 << 10
 
@@ -65,28 +58,10 @@ def leave(disk: Path, kilobytes: int) -> None:
 
 
 def index(store: Path, clips: Path, tiny: Path) -> None:
-    """What an index run does to a store, in this process: the lease, the plan, each shard, the end of the lease."""
-    config = IndexConfig(store=str(store), model=str(tiny), segment_cells=2)
-    model = model_settings(str(tiny), max_pixels=config.max_pixels)
-    settings = store_settings(config, model)
-    storage = create_store(store, settings)
-    with Lease.acquire(storage, run_id=str(time.monotonic_ns())) as lease:
-        sweep(storage)
-        extend_plan(storage, list_sources([str(clips)]), shard_bytes=1 << 30, shard_videos=2)
-        job = IndexJob(
-            config=config,
-            settings=settings,
-            opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
-            crew=Crew(encoders=1, decoders=0, gpus_each=0, threads=1),
-            store=storage.url,
-            run_id=lease.holder.run_id,
-            lease_epoch=lease.epoch,
-        )
-        worker = IndexWorker(job)
-        worker.load()
-        for shard in pending(load_plan(storage), committed(read_receipts(storage))):
-            for _ in worker.run_shard(shard, {}):
-                pass
+    config = IndexConfig(
+        store=str(store), model=str(tiny), paths=(str(clips),), shard_videos=2, segment_cells=2
+    )
+    in_process.index(config)
 
 
 def test_whatever_does_not_fit(clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
@@ -138,23 +113,17 @@ def test_a_heartbeat_that_finds_no_space_is_made_up_for(disk: Path) -> None:
     lease.release()
 
 
-@pytest.fixture
-def ray() -> Iterator[None]:
-    with session(None, object_store_bytes=100 << 20):
-        yield
-
-
-def test_the_command(ray: None, clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
-    command = ("index", clips, "--model", tiny, "--shard-videos", "2", "--segment-cells", "2", "--store")
-    call(*command, tmp_path / "clean")
+def test_the_command(clips: Path, tiny: Path, disk: Path, tmp_path: Path) -> None:
+    command = ("index", clips, "--model", tiny, "--shard-videos", "2", "--segment-cells", "2")
+    index(tmp_path / "clean", clips, tiny)
     size = sum(path.stat().st_size for path in (tmp_path / "clean").rglob("*") if path.is_file())
     leave(disk, size // 2 >> 10)
-    process = start(*command, disk / "store")
+    process = start(*command, "--store", disk / "store")
     _, err = process.communicate(timeout=RUN_LIMIT_S)
     assert process.returncode == 1, err
     *progress, last = err.strip().splitlines()
     assert last.startswith("echoprune: ") and "No space left on device; free space " in last
     assert all(line.startswith('{"event"') for line in progress), err
     (disk / "ballast").unlink()
-    call(*command, disk / "store")
+    call(*command, "--store", disk / "store", "--decoders-per-gpu", "0")
     assert tables(disk / "store") == tables(tmp_path / "clean") and list(verify(disk / "store")) == []

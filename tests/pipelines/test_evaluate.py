@@ -21,11 +21,15 @@ from echoprune.evaluation_grid import DENSE, Setting
 from echoprune.models import load_answerer
 from echoprune.questions import read_questions
 from echoprune.store import open_store
+from pipelines.config import IndexConfig
 from tests.clips import Clip, even, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import NO_RAY, RUN_LIMIT_S, call, run, start
 
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
 # 15 tokens a cell of two frames: 30 of 4 frames fit into the budget, 120 of 16 do not.
-GRID = ("--policies", "anchored,uniform", "--frames", "4,16", "--budgets", "40,30%", "--keeps", "all,0.25")
+GRID = ("--policies", "anchored,uniform", "--budgets", "40,30%", "--keeps", "all,0.25", "--frames")
 SHORT = ("--max-new-tokens", "6", "--batch", "3", "--letters", "--anchor-every", "0")
 SETTINGS = [
     Setting(DENSE, 4, "all", "all"),
@@ -76,10 +80,10 @@ def digests(out: Path) -> dict[str, str]:
 def resumed(
     clips: Path, tiny: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """The folder of an evaluation that was killed while it answered and run again, and what that printed."""
+    """The folder of an evaluation that was killed while it answered and run again with more, and what that printed."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
-    command = ("eval", clips, "--questions", questions, "--model", tiny, "--out", out, *GRID, *SHORT)
-    process = start(*command)
+    command = ("eval", clips, "--questions", questions, "--model", tiny, "--out", out, *SHORT, *GRID)
+    process = start(*command, "16")
     deadline = time.monotonic() + RUN_LIMIT_S
     while len(list(out.glob("answers/*.parquet"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -87,10 +91,16 @@ def resumed(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     before = digests(out)
-    assert 2 <= sum(name != "eval.json" for name in before) < len(SETTINGS), (
-        "killed too late to show anything"
-    )
-    printed = call(*command)
+    of_16 = sum(setting.frames == 16 for setting in SETTINGS)
+    assert 2 <= sum(name != "eval.json" for name in before) < of_16, "killed too late to show anything"
+    # The stores that it does not have yet, without the Ray that a run of its own would have.
+    for keep in ("all", "0.25"):
+        paths = (str(clips / "a.mp4"), str(clips / "b.mp4"))
+        store = str(out / store_name(4, keep))
+        in_process.index(
+            IndexConfig(paths=paths, store=store, model=str(tiny), frames=4, keep=keep, anchor_every=0.0)
+        )
+    printed = call(*command, "4,16")
     assert before.items() <= digests(out).items(), "what was there was done again in another way"
     assert f"{len(SETTINGS)} settings" not in printed and "in earlier runs" in printed
     return out, printed
@@ -161,7 +171,7 @@ def test_the_same_command_again_and_one_that_differs(
     """Neither starts Ray; `--by` and fewer settings are only another look at the same answers."""
     out, printed = resumed
     before = digests(out)
-    command = ("eval", clips, "--questions", questions, "--model", tiny, "--out", out, *GRID, *SHORT)
+    command = ("eval", clips, "--questions", questions, "--model", tiny, "--out", out, *SHORT, *GRID, "4,16")
     again = run(*command, more=NO_RAY)
     assert "nothing to do" in again and digests(out) == before
     assert again.splitlines()[:5] == printed.splitlines()[:5]

@@ -1,8 +1,7 @@
-"""A whole index run of each family beside Qwen2.5-VL, which the other tests use, and one of the fast tower."""
+"""An index run of each family beside Qwen2.5-VL, which the other tests use, and one of the fast tower; without Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,11 @@ from echoprune.decode import decode
 from echoprune.index import sampling_of
 from echoprune.models import load_encoder
 from echoprune.models.tiny import write_tiny_checkpoint
+from pipelines.config import IndexConfig
 from pipelines.decode_actor import VideoOpener
-from pipelines.ray_session import session
 from tests import oracle
 from tests.clips import Clip, even, write
-from tests.pipelines.conftest import call
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=100 << 20):
-        yield
+from tests.pipelines import in_process
 
 
 @pytest.mark.parametrize(
@@ -42,9 +35,11 @@ def test_a_store_holds_the_oracles_choice_with_its_maps(
 ) -> None:
     model = write_tiny_checkpoint(family, tmp_path / "model")
     clip = write(Clip("clip.mp4", even(200, step_ms=40)), tmp_path)
-    call(
-        "index", clip, "--store", tmp_path / "store", "--model", model,
-        "--keep", "0.25", "--anchor-every", "0", "--segment-cells", "4", "--tower", tower,
+    in_process.index(
+        IndexConfig(
+            paths=(str(clip),), store=str(tmp_path / "store"), model=str(model), keep="0.25", anchor_every=0.0,
+            segment_cells=4, tower=tower,
+        )
     )  # fmt: skip
     store = echoprune.open_store(tmp_path / "store")
     kept = store.tokens("clip.mp4")

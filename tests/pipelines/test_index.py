@@ -1,4 +1,7 @@
-"""Whole index runs on real files, with real Ray: those that are disturbed in processes of their own, the others share one."""
+"""Whole index runs on real files, with real Ray: those that are disturbed in processes of their own, the others share one.
+
+Where only the numbers in the store matter there is no Ray (in_process.py).
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,24 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import echoprune
-from pipelines.ray_session import session
+from pipelines.config import IndexConfig
 from tests import oracle
+from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, actors, call, processes, report, run, start, tables
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
 # Small shards, so that a run has several commits; small segments, so that a clip has several.
 SMALL = ("--shard-videos", "1", "--segment-cells", "2")
-ALL = ("--keep", "all", "--segment-cells", "4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,14 @@ def clean(archive: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -
 def lossless(archive: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of all tokens."""
     store = tmp_path_factory.mktemp("lossless") / "store"
-    call("index", _shown_clips(archive), "--store", store, "--model", tiny, *ALL, expect=None)
+    in_process.index(shown(archive, store, tiny, keep="all", segment_cells=4))
     return store
+
+
+def shown(archive: Path, store: Path, tiny: Path, **options: Any) -> IndexConfig:
+    """A run over the clips that are shown to everybody, where they are there."""
+    paths = (str(SHARED if SHARED.is_dir() else archive),)
+    return IndexConfig(paths=paths, store=str(store), model=str(tiny), **options)
 
 
 def test_every_file_ends_as_one_row(clean: Path, archive: Path) -> None:
@@ -97,9 +102,17 @@ def test_report_adds_up(clean: Path) -> None:
 
 
 def test_a_second_run_gives_equal_bytes(clean: Path, archive: Path, tiny: Path, tmp_path: Path) -> None:
-    """One whose encoder decodes by itself, too."""
+    """One whose encoder decodes by itself, too, with no Ray around it."""
     command = ("index", archive, "--store", tmp_path / "again", "--model", tiny, *SMALL)
-    call(*command, "--decoders-per-gpu", "0", expect=3)
+    in_process.index(
+        IndexConfig(
+            paths=(str(archive),),
+            store=str(tmp_path / "again"),
+            model=str(tiny),
+            shard_videos=1,
+            segment_cells=2,
+        )
+    )
     assert tables(tmp_path / "again") == tables(clean)
     assert len(tables(clean)) > 10
     # Nothing is left to do, and the failed videos stand.
@@ -108,6 +121,7 @@ def test_a_second_run_gives_equal_bytes(clean: Path, archive: Path, tiny: Path, 
     call("retry", tmp_path / "again", "--class", "no_such", "--failed-ok")
 
 
+@pytest.mark.long  # a cluster of its own; test_decode_nodes.py compares the same tables, tests/faults joins a cluster
 def test_decode_actors_do_not_change_bytes(
     clean: Path, archive: Path, tiny: Path, tmp_path: Path, head: tuple[str, dict[str, str]]
 ) -> None:
@@ -125,8 +139,8 @@ def test_rerun_does_nothing_and_new_files_alone(
     videos, store = tmp_path / "videos", tmp_path / "store"
     videos.mkdir()
     shutil.copy(archive / "plain.mp4", videos / "a.mp4")
-    command = ("index", f"{videos}/*.mp4", "--store", store, "--model", tiny)
-    call(*command)
+    command = ("index", f"{videos}/*.mp4", "--store", store, "--model", tiny, "--decoders-per-gpu", "0")
+    in_process.index(IndexConfig(paths=(f"{videos}/*.mp4",), store=str(store), model=str(tiny)))
     before = tables(store)
     assert "nothing to do" in call(*command)
     assert tables(store) == before
@@ -160,30 +174,26 @@ def test_sigkill_of_the_driver_loses_nothing(
     process.communicate()
     done = len(list((store / "receipts").glob("*.json")))
     assert done < 9, "killed too late to show anything"
-    call(*command, expect=3)
+    call(*command, "--decoders-per-gpu", "0", expect=3)
     assert tables(store) == tables(clean)
     assert not list((store / ".tmp").glob("*"))
 
 
-def test_an_encoder_killed_from_outside_costs_nothing(
+def test_a_second_driver_and_actors_killed_from_outside_cost_nothing(
     clean: Path, archive: Path, tiny: Path, tmp_path: Path
 ) -> None:
+    """The encoder is killed as soon as it is there, and the first decode actor of the next one too."""
     store = tmp_path / "store"
-    process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
-    killed = _kill_first(process.pid, "IndexWorker")
-    _, err = process.communicate(timeout=RUN_LIMIT_S)
-    assert killed and process.returncode == 3, err
-    assert tables(store) == tables(clean)
-
-
-def test_a_decoder_killed_from_outside_costs_nothing(
-    clean: Path, archive: Path, tiny: Path, tmp_path: Path
-) -> None:
-    store = tmp_path / "store"
-    process = start("index", archive, "--store", store, "--model", tiny, *SMALL)
-    killed = _kill_first(process.pid, "DecodeActor")
-    _, err = process.communicate(timeout=RUN_LIMIT_S)
-    assert killed and process.returncode == 3, err
+    command = ("index", archive, "--store", store, "--model", tiny, *SMALL)
+    first = start(*command)
+    while not list((store / "lease").glob("*")):
+        assert first.poll() is None
+        time.sleep(0.02)
+    err = call(*command, expect=1, streams=True)
+    assert f"pid {first.pid}" in err and len(err.strip().splitlines()) == 1
+    killed = [_kill_first(first.pid, name) for name in ("IndexWorker", "DecodeActor")]
+    _, err = first.communicate(timeout=RUN_LIMIT_S)
+    assert all(killed) and first.returncode == 3, err
     assert tables(store) == tables(clean)
 
 
@@ -249,19 +259,6 @@ def test_signals_while_ray_starts(
         time.sleep(0.1)
 
 
-def test_two_drivers_on_one_store(archive: Path, tiny: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    command = ("index", archive, "--store", store, "--model", tiny, *SMALL)
-    first = start(*command)
-    while not list((store / "lease").glob("*")):
-        assert first.poll() is None
-        time.sleep(0.02)
-    err = call(*command, expect=1, streams=True)
-    assert f"pid {first.pid}" in err and len(err.strip().splitlines()) == 1
-    first.communicate(timeout=RUN_LIMIT_S)
-    assert first.returncode == 3
-
-
 @pytest.mark.parametrize(
     "option",
     [("--keep", "0.5"), ("--fps", "1"), ("--dtype", "bf16"), ("--window", "3"), ("--rank-by", "novelty")],
@@ -275,17 +272,12 @@ def test_other_settings_are_refused(clean: Path, archive: Path, tiny: Path, opti
     )
 
 
-def _shown_clips(archive: Path) -> Path:
-    return SHARED if SHARED.is_dir() else archive
-
-
 def test_a_lossless_store_holds_the_oracles_scores(lossless: Path) -> None:
     _require_oracles_scores(lossless)
 
 
 def test_so_does_one_of_another_type_and_window(archive: Path, tiny: Path, tmp_path: Path) -> None:
-    options = (*ALL, "--dtype", "bf16", "--window", "3")
-    call("index", _shown_clips(archive), "--store", tmp_path, "--model", tiny, *options, expect=None)
+    in_process.index(shown(archive, tmp_path, tiny, keep="all", segment_cells=4, dtype="bf16", window="3"))
     _require_oracles_scores(tmp_path)
 
 
@@ -310,11 +302,10 @@ def _require_oracles_scores(store: Path) -> None:
 def test_a_pruned_store_keeps_the_oracles_choice(
     lossless: Path, archive: Path, tiny: Path, tmp_path: Path, by: str
 ) -> None:
-    """--keep 0.1 --anchor-every 0 keeps exactly K of the tokens after the first cell, those the oracle keeps."""
-    options = ("--keep", "0.1", "--anchor-every", "0", "--decoders-per-gpu", "0")
+    """Keeping 0.1 with no whole cells but the first keeps exactly K of the tokens after the first cell, those the oracle keeps."""
     # Change is what it goes by if nothing is said.
-    options = options if by == "change" else (*options, "--rank-by", by)
-    call("index", _shown_clips(archive), "--store", tmp_path, "--model", tiny, *options, expect=None)
+    said = {} if by == "change" else {"rank_by": by}
+    in_process.index(shown(archive, tmp_path, tiny, keep="0.1", anchor_every=0.0, **said))
     all_kept, pruned = echoprune.open_store(lossless), echoprune.open_store(tmp_path)
     checked = 0
     for row in pruned.videos().to_pylist():

@@ -26,13 +26,15 @@ from echoprune.receipt import read_receipts
 from echoprune.status import store_status
 from echoprune.storage import Storage
 from echoprune.verify import verify
+from pipelines.config import IndexConfig
 from tests.clips import Clip, even, write
-from tests.pipelines.conftest import REPOSITORY, call, tables
+from tests.pipelines import in_process
+from tests.pipelines.conftest import REPOSITORY, tables
 from tests.pipelines.nodes import STARTS, TOO_SLOW, comes_up, free_port
 
 PROGRAM = Path(sys.executable).with_name("ray")
 LIMIT_S = 300
-CLIPS = 20
+CLIPS = 10
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(store: Path, model: Path, decoders: str = "1") -> list[str | Path]:
+def options(store: Path, model: Path) -> list[str | Path]:
     return [
         "--store", store, "--model", model, "--max-pixels", "20000", "--fps", "8", "--shard-videos", "1",
-        "--decoders-per-gpu", decoders, "--device", "cpu",
+        "--decoders-per-gpu", "1", "--device", "cpu",
     ]  # fmt: skip
 
 
@@ -180,8 +182,13 @@ def test_a_job_that_is_stopped_and_submitted_again_loses_nothing(
     assert committed < set(read_receipts(Storage(store)))
     assert store_status(store)["videos"] == {"ok": CLIPS, "partial": 0, "failed": 0, "missing": 0}
     assert list(verify(store)) == []
-    # The same as on a private Ray that nobody stopped.
-    call("index", clips, *options(tmp_path / "clean", tiny, decoders="0"))
+    # The same as without Ray, and stopped by nobody.
+    in_process.index(
+        IndexConfig(
+            paths=(str(clips),), store=str(tmp_path / "clean"), model=str(tiny), max_pixels=20_000, fps="8",
+            shard_videos=1,
+        )
+    )  # fmt: skip
     assert tables(store) == tables(tmp_path / "clean")
     report = json.loads((store / "run_report.json").read_text())
     assert report["run"]["videos"]["before"] == len(committed) and report["config"]["address"] is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,12 @@ from pipelines.answer_config import AnswerConfig
 from pipelines.config import IndexConfig
 from pipelines.index import run_index
 from pipelines.max_failed import MaxFailed
-from pipelines.ray_session import session
 from pipelines.retry import run_retry
 from pipelines.retry_config import RetryConfig
 from tests.clips import Clip, even, write
 from tests.pipelines.conftest import report
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 BROKEN, GOOD, UNKNOWN = 6, 2, 8
 
@@ -49,12 +49,6 @@ def test_what_is_neither(text: str) -> None:
         AnswerConfig(store="store", model="tiny", out="out", questions="q.jsonl", max_failed=text)
     with pytest.raises(ConfigError, match=r"--max-failed is .*give a whole number"):
         RetryConfig(store="store", max_failed=text)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from echoprune.questions import read_questions
 from echoprune.scene import Scene
 from echoprune.synth import QUESTIONS, render_archive
 from pipelines.config import IndexConfig
-from pipelines.index import run_index
-from pipelines.ray_session import session
+from tests.pipelines import in_process
 
 VIDEOS = 2
 SECONDS = 160.0
@@ -53,18 +52,10 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ques
 @pytest.fixture(scope="module")
 def asked(questions: tuple[Path, list[Question], dict[str, Scene]]) -> Asked:
     folder, rows, scenes = questions
-    with session(None, object_store_bytes=1 << 28):
-        for keep in ("all", "0.25"):
-            config = IndexConfig(
-                paths=(str(folder / "videos"),),
-                store=str(folder / keep),
-                model="reference",
-                frames=320,
-                keep=keep,
-                decoders_per_gpu="0",
-            )
-            run_index(config, on_progress=lambda snapshot: None)
-            assert echoprune.open_store(str(folder / keep)).videos()["status"].to_pylist() == ["ok"] * VIDEOS
+    for keep in ("all", "0.25"):
+        paths, store = (str(folder / "videos"),), str(folder / keep)
+        in_process.index(IndexConfig(paths=paths, store=store, model="reference", frames=320, keep=keep))
+        assert echoprune.open_store(store).videos()["status"].to_pylist() == ["ok"] * VIDEOS
     answerer = echoprune.load_answerer("reference", compute_dtype="fp32")
 
     @cache

@@ -12,32 +12,28 @@ from pathlib import Path
 
 import duckdb
 import pytest
-import ray
 
 from echoprune.errors import ConfigError, StoreError, StoreMismatchError
-from echoprune.index import sampling_of
-from echoprune.lease import current_epoch
-from echoprune.models import model_settings
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.plan import Shard, extend_plan
 from echoprune.receipt import read_receipts, sweep
 from echoprune.rewrite import shards_to_redo
 from echoprune.sources import list_sources
 from echoprune.storage import Storage
-from echoprune.store import create_store, open_store
+from echoprune.store import open_store
 from echoprune.verify import verify
 from pipelines.config import IndexConfig
-from pipelines.crew import Crew
-from pipelines.decode_actor import VideoOpener
 from pipelines.events import VideoDone
-from pipelines.index import store_settings
-from pipelines.index_worker import IndexJob, IndexWorker
+from pipelines.index_worker import IndexWorker
 from pipelines.maintain import run_compact
 from pipelines.retry import run_retry
 from pipelines.retry_config import RetryConfig
 from tests.clips import Clip, cut, even, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import RUN_LIMIT_S, call, start
 from tests.stores import breaking
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +58,7 @@ def copied(videos: Path, to: Path) -> Path:
 
 def worker(store: Path, tiny: Path, *, run_id: str) -> IndexWorker:
     config = IndexConfig(store=str(store), model=str(tiny), segment_cells=2)
-    model = model_settings(str(tiny), max_pixels=config.max_pixels)
-    settings = store_settings(config, model)
-    job = IndexJob(
-        config=config,
-        settings=settings,
-        opener=VideoOpener(model.layout, sampling_of(settings), settings.segment_cells),
-        crew=Crew(encoders=1, decoders=0, gpus_each=0, threads=1),
-        store=create_store(store, settings).url,
-        run_id=run_id,
-        lease_epoch=current_epoch(Storage(store)),
-    )
-    made = IndexWorker(job)
-    made.load()
-    # One that decodes by itself needs no Ray, and must not bring one up: the runs that follow would share it.
-    assert not ray.is_initialized()
-    return made
+    return in_process.worker(config, run_id=run_id)
 
 
 def done_by(made: IndexWorker, shard: Shard) -> dict[str, VideoDone]:

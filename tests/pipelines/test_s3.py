@@ -1,4 +1,4 @@
-"""Whole runs from S3 to S3, a fifth of all requests failing: the same bytes as in local folders. One Ray for all of them."""
+"""Whole runs from S3 to S3, a fifth of all requests failing: the same bytes as in local folders. One Ray for all that has faults."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from pipelines.index import run_index
 from pipelines.metrics import METRICS
 from pipelines.ray_session import session
 from tests.clips import Clip, even, uneven, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import tables
 from tests.pipelines.prometheus import wait_until
 from tests.s3_servers import KEY, SECRET, FaultProxy
@@ -70,23 +71,21 @@ def runs(
     with FaultProxy(rclone_endpoint, rate=RATE, seed=SEED, slow_s=0.05).running() as proxy:
         faulty = {"s3_endpoint": proxy.endpoint, "s3_patience": 120.0}
         clean = {"s3_endpoint": rclone_endpoint, "s3_patience": 30.0}
-        indexes: list[dict[str, Any]] = []
         answers: list[dict[str, Any]] = []
         print(f"seed {SEED}")  # noqa: T201 - shown where the test fails
+
+        def config(store: str | Path, archive: str | Path, **options: Any) -> IndexConfig:
+            return IndexConfig(
+                store=str(store), model=str(tiny), paths=(str(archive),), max_pixels=20_000, shard_videos=2, **options
+            )  # fmt: skip
+
+        in_process.index(config(folder / "local", folder / "archive", **clean))
+        in_process.index(config(folder / "from s3", f"{base}/archive", **clean))
         with session(None, object_store_bytes=200 << 20):
-            for store, archive, decoders, options in (
-                (folder / "local", folder / "archive", "0", clean),
-                (folder / "from s3", f"{base}/archive", "0", clean),
-                (f"{base}/store", f"{base}/archive", "1", faulty),
-            ):
-                index = run_index(
-                    IndexConfig(
-                        store=str(store), model=str(tiny), paths=(str(archive),), max_pixels=20_000,
-                        shard_videos=2, decoders_per_gpu=decoders, **options,
-                    ),
-                    on_progress=lambda snapshot: None,
-                )  # fmt: skip
-                indexes.append(index["run"])
+            index = run_index(
+                config(f"{base}/store", f"{base}/archive", decoders_per_gpu="1", **faulty),
+                on_progress=lambda snapshot: None,
+            )
             for store, out, asked, options in (
                 (folder / "from s3", folder / "answers", folder / "questions.jsonl", clean),
                 (f"{base}/store", f"{base}/answers", f"{base}/questions.jsonl", faulty),
@@ -101,7 +100,7 @@ def runs(
                 answers.append(answer["run"])
             shards = sum(each["shards"] for each in answers)
             exported = wait_until(lambda found: found["echoprune_shards_total", "answer", ""] >= shards)
-        yield Runs(folder, served, proxy, rclone_endpoint, indexes, answers, exported)
+        yield Runs(folder, served, proxy, rclone_endpoint, [index["run"]], answers, exported)
     use_s3(S3Options())
 
 

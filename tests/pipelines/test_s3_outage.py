@@ -18,10 +18,12 @@ from echoprune.status import store_status
 from echoprune.verify import verify
 from pipelines.config import IndexConfig
 from pipelines.index import run_index
-from pipelines.ray_session import session
 from tests.clips import Clip, even, write
+from tests.pipelines import in_process
 from tests.pipelines.conftest import tables
 from tests.s3_servers import FaultProxy
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 VIDEOS = 6
 # What an operator is promised to survive, and longer than any pause between two attempts (echoprune/backoff.py).
@@ -41,19 +43,21 @@ def served(rclone_folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    with session(None, object_store_bytes=200 << 20):
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def _s3_put_back() -> Iterator[None]:
+    yield
     use_s3(S3Options())
 
 
-def index(store: str, tiny: Path, endpoint: str, *, patience_s: float) -> dict[str, Any]:
-    config = IndexConfig(
+def config(store: str, tiny: Path, endpoint: str, *, patience_s: float) -> IndexConfig:
+    return IndexConfig(
         store=f"{BASE}/{store}", model=str(tiny), paths=(f"{BASE}/archive",), max_pixels=20_000, shard_videos=1,
         decoders_per_gpu="0", s3_endpoint=endpoint, s3_patience=patience_s,
     )  # fmt: skip
-    return run_index(config, on_progress=lambda snapshot: None)
+
+
+def index(store: str, tiny: Path, endpoint: str, *, patience_s: float) -> dict[str, Any]:
+    return run_index(config(store, tiny, endpoint, patience_s=patience_s), on_progress=lambda snapshot: None)
 
 
 class Outage:
@@ -87,9 +91,9 @@ class Outage:
 
 
 @pytest.fixture(scope="module")
-def clean(ray: None, served: Path, tiny: Path, rclone_endpoint: str) -> dict[str, str]:
+def clean(served: Path, tiny: Path, rclone_endpoint: str) -> dict[str, str]:
     """The tables of a run that nothing disturbed."""
-    index("clean", tiny, rclone_endpoint, patience_s=30)
+    in_process.index(config("clean", tiny, rclone_endpoint, patience_s=30))
     return tables(served / "clean")
 
 
@@ -107,7 +111,7 @@ def away_for_a_while(
 
 
 def test_a_service_that_is_away_for_a_while_is_waited_for(
-    ray: None, served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
+    served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
 ) -> None:
     outage = away_for_a_while(served, tiny, rclone_endpoint, clean, seconds=0.0)
     assert outage.refused >= REFUSED
@@ -115,14 +119,14 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
 
 @pytest.mark.long
 def test_one_that_is_away_for_a_minute_is_waited_for(
-    ray: None, served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
+    served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
 ) -> None:
     outage = away_for_a_while(served, tiny, rclone_endpoint, clean, seconds=OUTAGE_S)
     assert outage.lasted_s >= OUTAGE_S
 
 
 def test_one_that_stays_away_ends_the_run_which_goes_on_later(
-    ray: None, served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
+    served: Path, tiny: Path, rclone_endpoint: str, clean: dict[str, str]
 ) -> None:
     with FaultProxy(rclone_endpoint).running() as proxy:
         outage = Outage(proxy, served / "given up" / "receipts")

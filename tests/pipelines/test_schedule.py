@@ -25,8 +25,9 @@ from pipelines.events import (
 )
 from pipelines.loading import LOADS
 from pipelines.lost_nodes import Place
-from pipelines.ray_session import session
 from pipelines.schedule import DEATHS_PER_SHARD, DEATHS_PER_VIDEO, Scheduler
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,6 @@ class BatchWorker:
         for each in quarantined.keys() & set(shard.videos):
             yield QuestionDone(each, "failed", "killed_worker", "killed the worker twice", 0, 0)
         yield ShardCommitted(shard.shard_id, 1, 0.0, 0.0, 0.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with session(None, object_store_bytes=80 << 20):
-        yield
 
 
 class Run:
