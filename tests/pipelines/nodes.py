@@ -21,7 +21,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT_S = 300.0
-_MARK = "ECHOPRUNE_TEST_NODE"
+# Every process of a node inherits it.
+MARK = "ECHOPRUNE_TEST_NODE"
 # What Ray says when it gives a node up that is not up after 30 s, on a busy machine too (2.60). It is started again then.
 TOO_SLOW, STARTS = "timed out during startup", 3
 # Processes of Ray that no test looks at, each a second of a core at its start and more while it lives: the one that shows
@@ -78,7 +79,7 @@ def _marked(mark: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{_MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
 
@@ -152,7 +153,7 @@ class Nodes:
         for left in reversed(range(STARTS)):
             mark = uuid.uuid4().hex
             log = self.folder.with_name(f"{mark}.log")
-            environment = os.environ | self.environment | {"PYTHONPATH": str(REPOSITORY), _MARK: mark}
+            environment = os.environ | self.environment | {"PYTHONPATH": str(REPOSITORY), MARK: mark}
             with log.open("w") as file:
                 process = subprocess.Popen(
                     command, stdout=file, stderr=file, start_new_session=True, env=environment

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,6 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from pipelines.config import IndexConfig
 from tests.clips import Clip, even, write
 from tests.pipelines import in_process
 from tests.pipelines.conftest import REPOSITORY, tables
-from tests.pipelines.nodes import STARTS, TOO_SLOW, comes_up, free_port
+from tests.pipelines.nodes import MARK, STARTS, TOO_SLOW, comes_up, free_port, vanish
 
 PROGRAM = Path(sys.executable).with_name("ray")
 LIMIT_S = 300
@@ -124,6 +122,7 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
             f"--dashboard-agent-listen-port={free_port()}",
         ]  # fmt: skip
         server = JobServer(f"http://127.0.0.1:{dashboard}", environment, folder)
+        mark = uuid.uuid4().hex
         try:
             for left in reversed(range(STARTS)):
                 with (folder / "log").open("w") as log:
@@ -132,7 +131,7 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
-                        env=environment,
+                        env=environment | {MARK: mark},
                         cwd=folder,
                     )
                 if comes_up(process, folder / "log"):
@@ -140,13 +139,9 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
                 assert left and TOO_SLOW in server.log, server.log
             yield server
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(timeout=60)
+            # Told to end it takes half a minute, in which its agents ask in vain for one another.
+            vanish(mark)
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
