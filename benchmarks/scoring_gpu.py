@@ -65,7 +65,8 @@ def measure_all(options: argparse.Namespace) -> int:
             )
         print(
             f"{name:<28} among segments that are encoded: scores and choice {stream['scored_share']:+.2%}, all that "
-            f"`index` does with tokens {stream['whole_share']:+.2%}",
+            f"`index` does with tokens {stream['whole_share']:+.2%}; once a video {stream['scored_once_s'] * 1e3:.1f} and "
+            f"{stream['whole_once_s'] * 1e3:.1f} ms",
             flush=True,
         )
     return 0
@@ -98,35 +99,50 @@ class _NoRows:
 def in_stream(
     encoder: TowerEncoder, side: int, window: int | None, *, segments: int, repeat: int
 ) -> dict[str, float]:
-    """Seconds of a segment of `segments` in a row, encoded alone; and how much longer it takes with what follows.
+    """Seconds of a segment among `segments` in a row, encoded alone; and how much longer it takes with what follows.
 
     `scored_share`: scores, copied, and a quarter chosen among all; `whole_share`: all that `index` does, rows and pooled
-    vectors too. Medians of `repeat` rounds, each of which has all three.
+    vectors too. Of a segment: what twice as many take more, shared among them. `scored_once_s`, `whole_once_s`: what the
+    others take more than that, once a video, than the encoding does. Medians of `repeat` rounds, each of which has all.
     """
     each = encoder.layout.cell_frames
     pixels = np.random.default_rng(0).integers(0, 256, (CELLS * each, side, side, 3), dtype=np.uint8)
     grid_hw = encoder.layout.grid_hw((side, side))
-    frames_of = [Frames(pixels, CELLS * index, each, "pyav") for index in range(segments)]
-    count = segments * CELLS * each
-    grid = TimeGrid(
-        np.arange(count) / 2.0, np.arange(count) * 500, (side, side), grid_hw, each, CELLS, count / 2
-    )
     settings = _settings(encoder, window)
+
+    def clip(count: int) -> tuple[list[Frames], TimeGrid]:
+        frames_of = [Frames(pixels, CELLS * index, each, "pyav") for index in range(count)]
+        frames = count * CELLS * each
+        times = np.arange(frames)
+        return frames_of, TimeGrid(times / 2.0, times * 500, (side, side), grid_hw, each, CELLS, frames / 2)
+
     rounds: list[list[float]] = []
     with tempfile.TemporaryDirectory(prefix="scoring-") as folder:
-        ways: list[Callable[[], None]] = [
-            lambda: _encoded(encoder, frames_of),
-            lambda: _scored(encoder, frames_of, settings, grid, Path(folder)),
-            lambda: _indexed(encoder, frames_of, settings, grid, Path(folder)),
-        ]
+
+        def ways(count: int) -> list[Callable[[], None]]:
+            frames_of, grid = clip(count)
+            return [
+                lambda: _encoded(encoder, frames_of),
+                lambda: _scored(encoder, frames_of, settings, grid, Path(folder)),
+                lambda: _indexed(encoder, frames_of, settings, grid, Path(folder)),
+            ]
+
+        short, long = ways(segments), ways(2 * segments)
         for each_round in range(repeat + 1):
-            taken = [_seconds(way, encoder.device) / segments for way in ways]
+            few = [_seconds(way, encoder.device) for way in short]
+            more = [
+                (_seconds(way, encoder.device) - before) / segments
+                for way, before in zip(long, few, strict=True)
+            ]
             if each_round:
-                rounds.append(taken)
+                once = [before - segments * one for before, one in zip(few, more, strict=True)]
+                rounds.append([*more, once[1] - once[0], once[2] - once[0]])
     return {
         "encode_s": statistics.median(taken[0] for taken in rounds),
         "scored_share": statistics.median(taken[1] / taken[0] for taken in rounds) - 1,
         "whole_share": statistics.median(taken[2] / taken[0] for taken in rounds) - 1,
+        "scored_once_s": statistics.median(taken[3] for taken in rounds),
+        "whole_once_s": statistics.median(taken[4] for taken in rounds),
     }
 
 
