@@ -239,7 +239,7 @@ def main() -> None:
     for size in given.sizes:
         command = [sys.executable, "-m", "benchmarks.scale", given.what, str(size), "--inside"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-        results.append({"size": size} | json.loads(said))
+        results.append({"size": size} | {name: round(value, 3) for name, value in json.loads(said).items()})
         print("  ".join(f"{name} {value:.5g}" for name, value in results[-1].items()), flush=True)
     if given.out:
         machine = {
