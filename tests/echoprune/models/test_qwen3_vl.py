@@ -77,9 +77,12 @@ def test_tokens_and_deepstack_maps_are_those_of_the_full_model(
     grid = encoder.encode(frames)
     assert grid.tokens.shape == (5, 4, 7, 64) and grid.tokens.dtype == encoder.dtype == full.dtype
     assert grid.deepstack is not None and grid.deepstack.shape == (3, 5, 4, 7, 64)
-    assert torch.equal(grid.tokens.reshape(-1, 64), torch.cat(list(output.pooler_output)))
-    for layer, maps in enumerate(output.deepstack_features):
-        assert torch.equal(grid.deepstack[layer].reshape(-1, 64), torch.cat(list(maps)))
+    # The library's call has all cells in one: in bf16, processors with matrix units (AMX) round that otherwise.
+    exact = 0.0 if dtype == "fp32" else 2.0**-5
+    for found, whole in zip(
+        (grid.tokens, *grid.deepstack), (output.pooler_output, *output.deepstack_features), strict=True
+    ):
+        torch.testing.assert_close(found.reshape(-1, 64), torch.cat(list(whole)), rtol=exact, atol=exact)
     # Neither tokens nor maps are copies of one another, so that mixing them up would show.
     for one in range(3):
         for other in (grid.tokens, *grid.deepstack[one + 1 :]):
