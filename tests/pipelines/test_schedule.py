@@ -275,7 +275,8 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     run = Run(tmp_path, load="missing", workers=3)
     with pytest.raises(ModelError, match="no such model"):
         run.on(*(Shard(name, (f"{name}:ok",)) for name in "stu"))
-    assert run.made < 3 + LOADS
+    # In each round that does not end it as many are asked for again as have failed: all three at most.
+    assert run.made <= 3 * LOADS
     run = Run(tmp_path / "..", load="die")
     with pytest.raises(ModelError, match=f"died {LOADS} times"):
         run.on(Shard("s", ("a:ok",)))
