@@ -201,16 +201,31 @@ def _minute(item: SynthObject, seconds: float) -> str | None:
 
 
 def _appeared(scene: Scene, popups: Sequence[SynthObject], ask: _Asker) -> list[Question]:
-    """One question about a thing that pops up, one about a thing of a colour that is nowhere."""
-    there = popups[int(ask.rng.integers(len(popups)))]
-    absent = [colour for colour in COLOURS if colour not in {item.colour for item in scene.objects}]
-    other = f"{ask.rng.choice(absent)} {ask.rng.choice(SHAPES)}"
+    """One question about a thing that pops up, one about a thing that is nowhere."""
+    there = popups[int(ask.rng.integers(len(popups)))].name
     return [
-        ask.row(
-            "event_appeared", f"Does {_with_article(there.name)} pop up?", "yes", [there], prompt="yes_no"
-        ),
-        ask.row("event_appeared", f"Does {_with_article(other)} pop up?", "no", [], prompt="yes_no"),
+        ask.row("event_appeared", f"Does {_with_article(name)} pop up?", answer, about, prompt="yes_no")
+        for name, answer, about in (
+            (there, "yes", [item for item in popups if item.name == there]),
+            (_absent(scene, ask.rng), "no", []),
+        )
     ]
+
+
+def _absent(scene: Scene, rng: np.random.Generator) -> str:
+    """The name of nothing in `scene`: as often of a colour and a kind that are there apart as of a colour that is nowhere."""
+    colours, shapes, together = (
+        {item.colour for item in scene.objects},
+        {item.shape for item in scene.objects},
+        {item.name for item in scene.objects},
+    )
+    names = [(colour, shape, f"{colour} {shape}") for colour in COLOURS for shape in SHAPES]
+    apart = [
+        name for colour, shape, name in names if colour in colours and shape in shapes and name not in together
+    ]
+    nowhere = [name for colour, _, name in names if colour not in colours]
+    drawn = apart if apart and (not nowhere or rng.random() < 0.5) else nowhere
+    return drawn[int(rng.integers(len(drawn)))]
 
 
 def _captions(scene: Scene, ask: _Asker, window_s: float | None) -> list[Question]:

@@ -182,16 +182,23 @@ def test_options_hold_the_answer_once_among_others_of_its_sort(pairs: list[tuple
         assert 0.4 < count / of < 0.6, kind
 
 
-def test_yes_and_no_are_asked_as_often_and_no_is_about_a_colour_that_is_nowhere(
+def test_yes_and_no_are_asked_as_often_and_no_is_about_a_thing_that_is_nowhere(
     pairs: list[tuple[Scene, Question]],
 ) -> None:
     answers: Counter[str | None] = Counter()
+    apart = 0
     for scene, question in pairs:
         if question.kind == "event_appeared":
             answers[question.answer] += 1
-            colour = question.question.split()[2]
-            assert (colour in {item.colour for item in scene.objects}) == (question.answer == "yes")
+            colour, shape = question.question.split()[2:4]
+            assert ((colour, shape) in {(item.colour, item.shape) for item in scene.objects}) == (
+                question.answer == "yes"
+            )
+            if question.answer == "no" and colour in {item.colour for item in scene.objects}:
+                apart += 1
+                assert shape in {item.shape for item in scene.objects}
     assert answers["yes"] == answers["no"] == len(TASKS) * 4 * 25
+    assert 0.4 < apart / answers["no"] < 0.6
 
 
 def test_windows_of_captions_cut_no_event(pairs: list[tuple[Scene, Question]]) -> None:
