@@ -41,6 +41,7 @@ def main() -> None:
 @click.option("--from", "start_from", metavar="FOLDER", help="Begin with the weights of this checkpoint.")
 @click.option("--batch", type=click.IntRange(1), help="Clips a step, other than the recipe's.")
 @click.option("--learning-rate", type=float, help="Another peak than the recipe's.")
+@click.option("--seed", type=int, help="Of the clips and of weights from scratch, other than the recipe's.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that render. Default: all cores but one.")
 @click.option("--device", help="cuda or cpu. Default: cuda where there is one.")
 def train_command(
@@ -55,17 +56,16 @@ def train_command(
     start_from: str | None,
     batch: int | None,
     learning_rate: float | None,
+    seed: int | None,
     workers: int | None,
     device: str | None,
 ) -> None:
     """Train one model; the same command again goes on where it stopped."""
     recipe = small(RECIPES[family]) if is_small else RECIPES[family]
-    if steps is not None:
-        recipe = dataclasses.replace(recipe, steps=steps)
-    if batch is not None:
-        recipe = dataclasses.replace(recipe, batch=batch)
-    if learning_rate is not None:
-        recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
+    others = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    recipe = dataclasses.replace(
+        recipe, **{name: value for name, value in others.items() if value is not None}
+    )
     finished = train(
         Path(out),
         recipe,

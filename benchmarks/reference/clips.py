@@ -46,7 +46,8 @@ class Batch:
     `pictures`: their frames (B F), clip by clip. `ids` (B, L), `positions` (axes, B, L), `block` (B, L): 0 what all
     questions of a clip see, 1 on its questions, -1 padding; `labels` (B, L): the next id where that is part of an
     answer, else IGNORED. `asked` (M,): where those are in labels made flat. `truth` (B, 5, T, N): what each token shows,
-    by TRUTHS. All int64. `kinds`: of each question, clip by clip.
+    by TRUTHS. All int64. `weights` (M,) float32: what the loss of each id of an answer counts for, 1 / sqrt(ids of that
+    answer). `kinds`: of each question, clip by clip.
     """
 
     pictures: Pictures = field(repr=False)
@@ -55,6 +56,7 @@ class Batch:
     block: torch.Tensor = field(repr=False)
     labels: torch.Tensor = field(repr=False)
     asked: torch.Tensor = field(repr=False)
+    weights: torch.Tensor = field(repr=False)
     truth: torch.Tensor = field(repr=False)
     kinds: list[list[str]] = field(repr=False)
 
@@ -117,6 +119,7 @@ class Clips(torch.utils.data.Dataset[Batch]):
             block=padded("block", -1),
             labels=labels,
             asked=(labels.flatten() != IGNORED).nonzero()[:, 0],
+            weights=torch.cat([answer_weights(clip.asked) for clip in clips]),
             truth=torch.from_numpy(np.stack([clip.truth for clip in clips])),
             kinds=[clip.asked.kinds for clip in clips],
         )
@@ -174,6 +177,16 @@ class _Clip:
     times_s: npt.NDArray[np.float64]
     asked: Asked
     truth: npt.NDArray[np.int64]
+
+
+def answer_weights(asked: Asked) -> torch.Tensor:
+    """(M,) float32, for each id that is part of an answer 1 / sqrt(ids of that answer).
+
+    The mean over all ids is one over captions: each has some fifty ids, so that a third of the loss is theirs, and answers
+    of a word and its end have a thirtieth of that each.
+    """
+    block = asked.block[asked.labels != IGNORED]
+    return torch.bincount(block)[block].float().rsqrt()
 
 
 def choose_window(rng: np.random.Generator, scene: Scene) -> tuple[float, float] | None:

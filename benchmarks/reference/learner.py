@@ -83,12 +83,14 @@ class Learner:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             answered, alignment, _ = self.losses(batch)
-        loss = answered.mean() + self.recipe.alignment * alignment
+        weights = batch.weights.to(self.device, non_blocking=True)
+        answer_loss = (answered * weights).sum() / weights.sum()
+        loss = answer_loss + self.recipe.alignment * alignment
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimiser.step()
-        return {"answer_loss": answered.mean().item(), "alignment_loss": alignment.item()} if read else {}
+        return {"answer_loss": answer_loss.item(), "alignment_loss": alignment.item()} if read else {}
 
     def frames(self, batch: Batch) -> torch.Tensor:
         """uint8 (B, F, H, W, 3) frames of the clips of `batch`."""

@@ -83,3 +83,18 @@ def test_batches_of_every_form_hold_as_many_tokens(tmp_path: Path) -> None:
         if found >= wanted:
             break
     assert found == wanted
+
+
+def test_each_answer_counts_for_the_root_of_its_ids(tmp_path: Path) -> None:
+    recipe = replace(small(RECIPES["qwen2_5_vl"]), batch=3)
+    write_checkpoint(tmp_path, recipe.family)
+    batch = Clips(tmp_path, recipe)[0]
+    assert len(batch.weights) == len(batch.asked)
+    clip, at = batch.asked // batch.ids.shape[1], batch.asked % batch.ids.shape[1]
+    block = batch.block[clip, at]
+    answers = {(number, question) for number, question in zip(clip.tolist(), block.tolist(), strict=True)}
+    assert len(answers) == sum(len(kinds) for kinds in batch.kinds)
+    for number, question in answers:
+        of_it = (clip == number) & (block == question)
+        expected = torch.full((int(of_it.sum()),), float(of_it.sum()) ** -0.5)
+        torch.testing.assert_close(batch.weights[of_it], expected)
