@@ -5,7 +5,8 @@
 
 Clips are copies of one rendered clip, H.264, 960 x 960 pixels (as many as 1280 x 720) at 25 frames a second. Decoding alone
 is the same decoder over the same clips in as many processes as there are cores; encoding alone is the encoder over frames
-in memory. Ray's start and the loading of the model are in the job's CPU seconds, not in the encoder's share.
+in memory; `--alone` of the clips are enough for both where many are indexed. Ray's start and the loading of the model are in
+the job's CPU seconds, not in the encoder's share.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model = str(write_checkpoint(work / "model", device=device, text_layers=1))
         else:
             model = str(write_tiny_checkpoint("qwen2_5_vl", work / "model", dim=options.dim))
-        decoded = decode_alone(clips, model, options)
+        alone = clips[: options.alone or len(clips)]
+        decoded = decode_alone(alone, model, options)
         results["decode"] = decoded.__dict__
         write_record(options.json, vars(options), results)
-        encoded = encode_alone(clips[0], len(clips), model, options)
+        encoded = encode_alone(clips[0], len(alone), model, options)
         results["encode"] = encoded.__dict__
         write_record(options.json, vars(options), results)
         results["index"] = index(work, model, options)
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.index_rate", description=__doc__.split("\n\n")[0]
     )
     parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--alone", type=int, help="clips that are decoded and encoded alone (all)")
     parser.add_argument("--seconds", type=int, default=30, help="of a clip (30)")
     parser.add_argument("--side", type=int, default=960, help="pixels of a clip's side (960)")
     parser.add_argument("--fps", default="2", help="sampled frames a second (2)")
@@ -194,19 +197,21 @@ def _lines(results: dict[str, Any], options: argparse.Namespace) -> list[str]:
     decoded, encoded, index_ = results["decode"], results["encode"], results["index"]
     report = index_["report"]
     cpu = sum(index_["cpu_s"].values())
-    alone = decoded["cpu_s"] + encoded["cpu_s"]
+    part = (options.alone or options.clips) / options.clips
+    frames = round(decoded["frames"] / part)
+    alone = (decoded["cpu_s"] + encoded["cpu_s"]) / part
     worker_s = report["worker_s"]
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in worker_s.items())
-    rate = decoded["frames"] / sum(worker_s.values()) if worker_s else 0.0
+    rate = frames / sum(worker_s.values()) if worker_s else 0.0
     busy = "" if index_["gpu_busy"] is None else f"; the GPU said {index_['gpu_busy']:.0%}"
     return [
-        f"{options.clips} clips of {options.seconds} s, {decoded['frames']} sampled frames, tower {options.tower}",
+        f"{options.clips} clips of {options.seconds} s, {frames} sampled frames, tower {options.tower}",
         f"decoding alone {decoded['frames'] / decoded['clock_s']:.0f} frames/s on {options.cores} cores; encoding alone "
         f"{encoded['frames'] / encoded['clock_s']:.0f} frames/s",
         f"index: {report['video_hours_per_hour']:.1f} h of video per hour with its start; {rate:.0f} frames/s after it: "
         f"{rate / (decoded['frames'] / decoded['clock_s']):.0%} of decoding alone, {rate / (encoded['frames'] / encoded['clock_s']):.0%} "
         f"of encoding alone; the worker's time: {spent}{busy}",
-        f"CPU seconds: index {cpu:.1f} ({', '.join(f'{part} {seconds:.1f}' for part, seconds in index_['cpu_s'].items())}), "
+        f"CPU seconds: index {cpu:.1f} ({', '.join(f'{name} {seconds:.1f}' for name, seconds in index_['cpu_s'].items())}), "
         f"decoding and encoding alone {alone:.1f}: x{cpu / alone:.2f}; others took {index_['others_cores']:.1f} cores",
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -44,15 +44,12 @@ from pipelines.answer_config import AnswerConfig, AnsweringConfig, CaptionConfig
 from pipelines.answer_tally import AnswerTally
 from pipelines.answer_worker import AnswerJob, AnswerWorker
 from pipelines.chosen import answer_dtype_of, engine_of
-from pipelines.crew import Crew, crew, nodes_alive, start_worker, workers_now
-from pipelines.events import Event, QuestionDone
+from pipelines.crew import Crew, crew, nodes_alive, start_worker
+from pipelines.drive import OnProgress, drive
 from pipelines.maintain import new_run_id
-from pipelines.max_failed import MaxFailed
-from pipelines.metrics import RunMetrics
 from pipelines.ray_session import joins, session
 from pipelines.run_end import reported, sweep_leftovers
 from pipelines.schedule import Scheduler
-from pipelines.throttle import SNAPSHOT_EVERY_S, Throttle
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
@@ -61,8 +58,6 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 128 << 20
 # Families whose tokens have no places in time and space: positions may be counted anew there.
 COMPACT_FAMILIES = ("llava_onevision",)
-
-OnProgress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -261,35 +256,19 @@ def _run_shards(
     """Runs the shards on the connected Ray; returns who ran them."""
     people = job.crew
     log.info("%d answerers", people.encoders)
-
-    metrics = RunMetrics(name)
-    limit = MaxFailed.parse(job.config.max_failed, of=tally.questions)
-    snapshots = Throttle(SNAPSHOT_EVERY_S)
-
-    def on_event(shard_id: str, event: Event) -> None:
-        tally.add(shard_id, event)
-        if isinstance(event, QuestionDone) and event.status == "failed":
-            limit.check(tally.failed, of=tally.questions, what="questions", classes=tally.error_classes)
-        if snapshots.is_due():
-            on_progress(tally.snapshot())
-        if metrics.is_due():
-            metrics.show(tally.totals())
-
-    metrics.show(tally.totals())
-    on_progress(tally.snapshot())
-    scheduler = Scheduler(
-        make_worker=lambda: start_worker(AnswerWorker, job, people),
-        workers=workers_now(people, fixed=job.config.workers is not None),
-        on_event=on_event,
+    return drive(
+        shards,
+        lambda: start_worker(AnswerWorker, job, people),
+        tally,
+        job=name,
+        people=people,
+        fixed=job.config.workers is not None,
+        of=tally.questions,
+        max_failed=job.config.max_failed,
+        on_progress=on_progress,
         what="question",
         worker_name="answerer",
     )
-    try:
-        scheduler.run(shards)
-    finally:
-        metrics.show(tally.totals())
-    on_progress(tally.snapshot())
-    return scheduler
 
 
 def _standing(

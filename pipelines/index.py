@@ -23,8 +23,9 @@ from echoprune.storage import Storage
 from echoprune.store import create_store
 from pipelines.chosen import index_dtype_of, tower_of
 from pipelines.config import IndexConfig
+from pipelines.drive import OnProgress
 from pipelines.maintain import finish_earlier, new_run_id
-from pipelines.shard_run import OnProgress, ShardRun, connect
+from pipelines.shard_run import ShardRun, connect
 
 # Small archives are cut so finely too: enough for 8 GPUs to end within a few hundredths of each other. A constant, since
 # the plan must not depend on the machine.

@@ -15,10 +15,11 @@ from echoprune.s3_options import use_s3
 from echoprune.schema import StoreSettings
 from echoprune.store import open_store
 from pipelines.config import S3_OPTIONS, IndexConfig
+from pipelines.drive import OnProgress
 from pipelines.index import store_settings
 from pipelines.maintain import finish_earlier, new_run_id
 from pipelines.retry_config import RetryConfig
-from pipelines.shard_run import OnProgress, ShardRun
+from pipelines.shard_run import ShardRun
 
 
 def run_retry(config: RetryConfig, *, on_progress: OnProgress) -> dict[str, Any]:

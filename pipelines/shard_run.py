@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,22 +18,17 @@ from echoprune.receipt import Receipt, read_receipts
 from echoprune.schema import StoreSettings
 from echoprune.storage import Storage
 from pipelines.config import IndexConfig, decoders_of
-from pipelines.crew import Crew, crew, nodes_alive, start_worker, workers_now
+from pipelines.crew import Crew, crew, nodes_alive, start_worker
 from pipelines.decode_actor import VideoOpener
-from pipelines.events import Event, VideoDone
+from pipelines.drive import OnProgress, drive
 from pipelines.index_worker import IndexJob, IndexWorker
-from pipelines.max_failed import MaxFailed
-from pipelines.metrics import RunMetrics
 from pipelines.ray_session import joins, session
 from pipelines.run_end import reported, sweep_leftovers
 from pipelines.schedule import Scheduler
 from pipelines.tally import Tally
-from pipelines.throttle import SNAPSHOT_EVERY_S, Throttle
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[dict[str, Any]], None]
 
 
 def connect(config: IndexConfig, until: ExitStack) -> Crew:
@@ -126,33 +121,17 @@ class ShardRun:
             run_id=self.lease.holder.run_id,
             lease_epoch=self.lease.epoch,
         )
-
-        metrics = RunMetrics(self.job)
-        limit = MaxFailed.parse(self.config.max_failed, of=tally.videos)
-        snapshots = Throttle(SNAPSHOT_EVERY_S)
-
-        def on_event(shard_id: str, event: Event) -> None:
-            tally.add(shard_id, event)
-            if isinstance(event, VideoDone) and event.status == "failed":
-                limit.check(tally.failed, of=tally.videos, what="videos", classes=tally.error_classes)
-            if snapshots.is_due():
-                on_progress(tally.snapshot())
-            if metrics.is_due():
-                metrics.show(tally.totals())
-
-        metrics.show(tally.totals())
-        on_progress(tally.snapshot())
-        scheduler = Scheduler(
-            make_worker=lambda: start_worker(IndexWorker, job, people),
-            workers=workers_now(people, fixed=self.config.encoders is not None),
-            on_event=on_event,
+        return drive(
+            shards,
+            lambda: start_worker(IndexWorker, job, people),
+            tally,
+            job=self.job,
+            people=people,
+            fixed=self.config.encoders is not None,
+            of=tally.videos,
+            max_failed=self.config.max_failed,
+            on_progress=on_progress,
         )
-        try:
-            scheduler.run(shards)
-        finally:
-            metrics.show(tally.totals())
-        on_progress(tally.snapshot())
-        return scheduler
 
 
 def _standing(planned: int, storage: Storage) -> dict[str, int]:

@@ -95,7 +95,8 @@ class _State:
             logits = torch.where(said, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
         chosen = logits.masked_fill(self.barred, -torch.inf).argmax(-1)
         if penalty != 1.0:
-            self.said[slots, chosen] = True
+            # Not by assigning True, which copies it from the CPU: a graph cannot do that.
+            self.said.index_put_((slots, chosen), torch.ones_like(chosen, dtype=torch.bool))
         return chosen
 
 

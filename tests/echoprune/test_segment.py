@@ -158,7 +158,7 @@ def test_rows_of_a_segment_are_taken_while_the_next_one_is_computed(
 ) -> None:
     encoder = encoder_of(checkpoints("qwen2_5_vl"), "fast")
     begun = Segments(encoder, settings(encoder), grid("qwen2_5_vl"))
-    first, second, *_ = segments("qwen2_5_vl")
+    first, second, third, *_ = segments("qwen2_5_vl")
     places = np.arange(0, 12, 3)
     waiting = begun.begin(first)
     # Whatever is made once is made before the clock of the next lines, which is the GPU's.
@@ -166,7 +166,7 @@ def test_rows_of_a_segment_are_taken_while_the_next_one_is_computed(
     torch.cuda.synchronize()
     settled = begun.settle(begun.begin(second))
     torch.cuda._sleep(4_000_000_000)
-    begun.begin(segments("qwen2_5_vl")[2])
+    begun.begin(third)
     rows = settled.rows.take(places)
     assert not torch.cuda.current_stream().query(), "the rows waited for what was asked after them"
     assert len(rows) == len(places)
