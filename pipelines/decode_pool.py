@@ -1,8 +1,7 @@
 """What an encoder asks of its decode actors: prefetching in order, bounded frames in flight, and whom a death is blamed on.
 
 Videos are handed out in the shard's order and their segments consumed in time order, while the actors work ahead:
-at most `lookahead` undelivered segments an actor, so decoded frames never exceed count x lookahead x segment bytes.
-With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
+at most count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
 
 An actor answers its calls in order, so the first unanswered one is to blame for a death or a hang. A video that
 kills its decoder is tried once more with the same decoder (an outside kill, or one by Ray's memory monitor, must not
@@ -15,6 +14,7 @@ is decoded at home from there on, and nothing is held against it. So a node that
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +26,7 @@ from echoprune.data import Frames
 from echoprune.decode import spans
 from echoprune.errors import MediaError
 from echoprune.staging import StagedVideos
+from pipelines.calls_ahead import calls_ahead
 from pipelines.decode_actor import NOT_HERE, Opened
 from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer, as_seen
 from pipelines.decoders import Decoders
@@ -64,6 +65,7 @@ class DecodePool:
         self._pace, self._is_warm = Pace(), False
         self._queue: list[Video] = []
         self._staged: StagedVideos | None = None
+        self._answered: set[Any] = set()
 
     @property
     def _decoders(self) -> list[DecodeProcess]:
@@ -194,17 +196,30 @@ class DecodePool:
     def _wait(self, ref: Any) -> bool:
         """Whether `ref` is answered; if nothing comes in time, its actor is buried as hanging.
 
-        Each call before it has as much time, from the answer of the one before: two slow ones are no hang.
+        Each call before it has as much time, from the answer of the one before: two slow ones are no hang. Actors that
+        answer meanwhile are asked for more.
         """
         owner = self._owner(ref)
         for each, _, _ in list(owner.calls):
-            ready, _ = ray.wait([each], timeout=self._timeout_s, fetch_local=False)
-            if not ready:
-                self._bury(owner, hang=True)
-                return False
+            deadline = time.monotonic() + self._timeout_s
+            while not self._comes(each, deadline):
+                if time.monotonic() >= deadline:
+                    self._bury(owner, hang=True)
+                    return False
+                self._pump()
+                if not any(call[0] == ref for call in owner.calls):
+                    return False  # its actor swelled, and was buried for that
             if each == ref:
                 break
         return True
+
+    def _comes(self, ref: Any, deadline: float) -> bool:
+        """Whether `ref` is answered; waits for that, or for any other answer, until `deadline` at most."""
+        calls = (call[0] for decoder in self._decoders for call in decoder.calls)
+        others = [other for other in calls if other not in self._answered and other != ref]
+        left_s = max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait([ref, *others], num_returns=1, timeout=left_s, fetch_local=False)
+        return ref in ready or bool(ray.wait([ref], timeout=0, fetch_local=False)[0])
 
     def _owner(self, ref: Any) -> DecodeProcess:
         return next(decoder for decoder in self._decoders if any(call[0] == ref for call in decoder.calls))
@@ -218,39 +233,61 @@ class DecodePool:
                 self._bury(decoder)
             else:
                 decoder.forget_dropped()
-        near = self._queue[: self._crew.count + 1]
+        near = self._near()
         at_home = [each for each in self._decoders if each.home]
         for video in near:
             if at_home and video.opened_ref is None and video.error is None and self._is_here(video):
                 decoder = min(at_home, key=lambda each: len(each.calls))
                 video.opened_ref = decoder.handle.open.remote(video.uri, video.path)
                 decoder.calls.append((video.opened_ref, video, None))
-        waiting: list[Span] = []
+        spans: list[Span] = []
         for video in near:
             if video.error is None and video.opened is None and not self._try_open(video):
                 break
             if video.error is None:
-                waiting += [span for span in video.spans if span.to_issue and not self._is_assigned(span)]
-        for decoder in self._decoders:
-            self._fill(decoder, waiting)
+                spans += video.spans
+        pending = self._pending()
+        asked = calls_ahead(
+            spans,
+            self._decoders,
+            pending=pending,
+            each=self._lookahead,
+            most=self._lookahead * self._crew.count,
+        )
+        for decoder, span in list(asked):
+            if span not in decoder.spans:
+                decoder.spans.append(span)
+            self._issue(decoder, span)
         self._fetch_ahead()
 
-    def _fill(self, decoder: DecodeProcess, waiting: list[Span]) -> None:
-        """Asks `decoder` for as much as it may have in flight; takes what it is given from `waiting`."""
-        for heirloom in [each for each in decoder.spans if each.inherited and not each.video.error]:
-            while heirloom.to_issue and len(heirloom.calls) < self._lookahead:
-                self._issue(decoder, heirloom)
-        while decoder.load < self._lookahead:
-            own = (each for each in decoder.spans if each.to_issue and not each.inherited)
-            span: Span | None = next((each for each in own if not each.video.error), None)
-            if span is None:
-                new = next((each for each in waiting if decoder.may_have(each.video)), None)
-                if new is None:
-                    return
-                waiting.remove(new)
-                decoder.spans.append(new)
-                span = new
-            self._issue(decoder, span)
+    def _near(self) -> list[Video]:
+        """The next videos: one for each actor and one more, and as many as there may be segments of in memory."""
+        near: list[Video] = []
+        segments = unopened = 0
+        for video in self._queue:
+            if unopened > self._crew.count or (
+                len(near) > self._crew.count and segments >= self._lookahead * self._crew.count
+            ):
+                break
+            near.append(video)
+            if video.opened is not None:
+                segments += video.opened.grid.segments
+            elif video.error is None:
+                unopened += 1
+        return near
+
+    def _pending(self) -> dict[DecodeProcess, int]:
+        """How many calls each actor has not answered yet; never waits."""
+        calls = [ref for decoder in self._decoders for ref, _, _ in decoder.calls]
+        unknown = [ref for ref in calls if ref not in self._answered]
+        self._answered.intersection_update(calls)
+        if unknown:
+            ready, _ = ray.wait(unknown, num_returns=len(unknown), timeout=0, fetch_local=False)
+            self._answered.update(ready)
+        return {
+            decoder: sum(ref not in self._answered for ref, _, _ in decoder.calls)
+            for decoder in self._decoders
+        }
 
     def _fetch_ahead(self) -> None:
         """Has what is decoded on other nodes brought here while the encoder works; never waits."""
@@ -270,9 +307,6 @@ class DecodePool:
             video.fail(error)
             return False
         return True
-
-    def _is_assigned(self, span: Span) -> bool:
-        return any(span in decoder.spans for decoder in self._decoders)
 
     def _issue(self, decoder: DecodeProcess, span: Span) -> None:
         if not span.begun:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import torch
 
 from echoprune.index import sampling_of
 from echoprune.lease import Lease
@@ -33,9 +36,12 @@ log = logging.getLogger(__name__)
 
 def connect(config: IndexConfig, until: ExitStack) -> Crew:
     """The actors that there is room for on Ray, which is connected until the end of `until`."""
-    # Twice what may be in flight, and room for Ray itself.
+    # For each encoder of a private Ray twice what may be in flight, and room for Ray itself.
+    here = torch.cuda.device_count() if config.device != "cpu" else 0
+    # Each takes a core: more than those are refused when Ray has said how many it has.
+    encoders = min(config.encoders or max(1, here), os.cpu_count() or 1)
     until.enter_context(
-        session(config.address, object_store_bytes=2 * (config.in_flight_mb << 20) + (128 << 20))
+        session(config.address, object_store_bytes=2 * encoders * (config.in_flight_mb << 20) + (128 << 20))
     )
     return crew(
         nodes_alive(),
