@@ -35,6 +35,7 @@ def weights(scored: Scored, index: torch.Tensor) -> dict[str, torch.Tensor]:
         "both standardised, added, squared": standard[index].clamp(min=0) ** 2,
         "relevance above the mean times novelty above the lowest kept": above * fresh,
         "relevance above the mean times change above the lowest kept": above * (changed - changed.min()),
+        "its square times change above the lowest kept": above**2 * (changed - changed.min()),
     }
 
 

@@ -1,6 +1,6 @@
 """Evidence: the moments of a video that the kept tokens point to.
 
-Each kept token adds its change times its relevance, as far as either stands out, to the mass of its cell. Peaks of
+Each kept token adds its change times its relevance squared, as far as either stands out, to the mass of its cell. Peaks of
 that mass, as wide as their half height, are the moments. Pure functions on arrays.
 """
 
@@ -27,15 +27,17 @@ def cell_mass(
 
     `t` (K,), K >= 1, of the kept tokens; `change` (K,): (1 - c)(2 - e), 0 in the first cell of a video, which nothing
     went before: its tokens count as perfect echoes. `related` (K,): their relevance less the mean of the view's stored
-    tokens, None without a question. A token's mass is what its change has above the lowest one kept, times what its
-    relevance has above the mean: evidence is new, and it is what was asked about. Where no token has both, change
-    decides alone; where that is the same for all, each token has the same mass.
+    tokens, None without a question. A token's mass is what its change has above the lowest one kept, times the square of
+    what its relevance has above the mean: evidence is new, and it is what was asked about, rather than much that is a
+    little like it. Where no token has both, change decides alone; where that is the same for all, each token has the
+    same mass.
 
-    Measured with a trained Qwen2.5-VL-class model on 191 questions about events of 2 to 4 s in 16 clips of 160 s, at 5 %:
-    the heaviest moment was within 2 s of the event in 92 %; with novelty, -c - e, for change, 84 %; with 1 - c, 89 %.
+    Measured with a trained Qwen2.5-VL-class model on 329 questions about events of 2 to 4 s in 27 clips of 160 s, at 5 %:
+    the heaviest moment was within 2 s of the event in 98 %; without the square 94 %. Before that model had learnt as much,
+    on 191 others: 92 %; with novelty, -c - e, for change, 84 %; with 1 - c, 89 %.
     """
     excess = change.astype(np.float64) - float(change.min())
-    mass = excess if related is None else excess * np.maximum(related.astype(np.float64), 0.0)
+    mass = excess if related is None else excess * np.maximum(related.astype(np.float64), 0.0) ** 2
     if not mass.any():
         mass = excess if excess.any() else np.ones(len(t))
     total = np.bincount(t, weights=mass, minlength=cells)

@@ -14,12 +14,14 @@ MEASURED = ROOT / "benchmarks" / "results" / "h200.json"
 def test_the_readme_has_the_ratios_that_were_measured() -> None:
     found = dict(ratios(json.loads(MEASURED.read_text(encoding="utf-8"))))
     readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/speed.md"))
-    assert len(found) == 7
+    assert len(found) == 9
     assert f"x {found['qwen2_5_vl: fast tower, plain tower']:.1f} |" in readme
     assert f"x {found['prefill: 5 % of 40,960 tokens, all']:.0f} |" in readme
     assert f"x {found['prefill: 5 % of 81,920 tokens, all']:.0f} |" in readme
     assert f"x {found['decode step, batch 1: fast, library']:.1f} |" in readme
     assert f"x {found['answers: 64 slots, library one by one']:.1f} |" in readme
+    for count in (1, 16):
+        assert f"x {found[f'question, {count} at a time: from the store, plain call']:.0f}" in readme
     for family in ("qwen2_5_vl", "qwen3_vl", "llava_onevision"):
         assert f"x {found[f'{family}: fast tower, plain tower']:.1f}" in page
 
@@ -27,7 +29,7 @@ def test_the_readme_has_the_ratios_that_were_measured() -> None:
 def test_the_picture_leaves_out_what_did_not_run(tmp_path: Path) -> None:
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     measured["parts"]["prefill"] = {"status": "exit code 1", "seconds": 1.0}
-    assert len(ratios(measured)) == 5
+    assert len(ratios(measured)) == 7
     (tmp_path / "some.json").write_text(json.dumps(measured))
     assert main([str(tmp_path / "some.json"), str(tmp_path / "speed.png")]) == 0
     assert (tmp_path / "speed.png").read_bytes()[1:4] == b"PNG"

@@ -23,7 +23,7 @@ def test_mass_is_what_is_new_and_asked_about() -> None:
     t = np.array([1, 3, 3, 4, 5])
     change = np.array([0.0, 1.5, 1.0, 0.0, 1.5], np.float32)
     related = np.array([0.5, 0.2, 0.1, 0.5, -0.1], np.float32)
-    # 1.5 x 0.2 and 1.0 x 0.1 in cell 3; what is not new, or not asked about, counts nothing.
+    # 1.5 x 0.04 and 1.0 x 0.01 in cell 3; what is not new, or not asked about, counts nothing.
     np.testing.assert_allclose(cell_mass(t, change, related, cells=6), [0, 0, 0, 1, 0, 0])
     np.testing.assert_allclose(cell_mass(t, change, None, cells=6), [0, 0, 0, 2.5 / 4, 0, 1.5 / 4])
 
@@ -41,6 +41,14 @@ def test_of_two_events_the_one_that_was_asked_about_weighs_more() -> None:
     change = np.repeat(np.float32([1.2, 1.3]), [9, 14])
     change[0] = 0.1
     related = np.repeat(np.float32([0.5, 0.05]), [9, 14])
+    [first, *_] = moments(cell_mass(t, change, related, cells=10), view(10))
+    assert (first.start_s, first.end_s) == (3.0, 4.0)
+
+
+def test_one_that_is_what_was_asked_about_outweighs_many_that_are_a_little_like_it() -> None:
+    t = np.repeat([3, 7], [4, 20])
+    change, related = np.full(24, 1.0, np.float32), np.repeat(np.float32([0.5, 0.12]), [4, 20])
+    change[0] = 0.5
     [first, *_] = moments(cell_mass(t, change, related, cells=10), view(10))
     assert (first.start_s, first.end_s) == (3.0, 4.0)
 

@@ -22,19 +22,6 @@ from tests.pipelines import in_process
 VIDEOS = 2
 SECONDS = 160.0
 BUDGET = "0.05"
-# What the model has learned so far; minutes, ways of passing, whether something came, and captions are not among it (see
-# its card).
-LEARNED = (
-    "event_kind",
-    "event_position",
-    "event_colour",
-    "event_order",
-    "event_count",
-    "static_colour",
-    "static_kind",
-    "static_position",
-)
-
 # Those of which half a minute of the video says all.
 ALONE = ("event_kind", "event_position", "static_kind", "static_position")
 
@@ -77,12 +64,8 @@ def narrowed(question: Question, scene: Scene) -> Question:
 
 
 def share(answers: list[Answer], prefix: str) -> float:
-    """The share of right answers among the learned kinds that begin with `prefix`."""
-    right = [
-        bool(answer.correct)
-        for answer in answers
-        if answer.question.kind in LEARNED and str(answer.question.kind).startswith(prefix)
-    ]
+    """The share of right answers among the kinds that begin with `prefix`."""
+    right = [bool(answer.correct) for answer in answers if str(answer.question.kind).startswith(prefix)]
     assert len(right) >= 5
     return sum(right) / len(right)
 
@@ -90,10 +73,10 @@ def share(answers: list[Answer], prefix: str) -> float:
 def test_pruning_beats_whole_cells_on_events_and_loses_nothing_that_stands(asked: Asked) -> None:
     pruned, whole_cells = asked("all"), asked("all", policy="uniform")
     assert {answer.visual_tokens for answer in pruned + whole_cells} <= set(range(512 + 1))
-    # On 181 other questions, of these kinds: 96 % of events against 22 %, and 96 % of what stands.
-    assert share(pruned, "event") >= 0.75
-    assert share(pruned, "event") >= share(whole_cells, "event") + 0.2
-    assert share(pruned, "static") >= 0.65
+    # On 181 other questions: 98 % of events against 33 %, and 100 % of what stands.
+    assert share(pruned, "event") >= 0.85
+    assert share(pruned, "event") >= share(whole_cells, "event") + 0.35
+    assert share(pruned, "static") >= 0.9
 
 
 def test_with_all_tokens_it_answers(asked: Asked) -> None:
@@ -102,12 +85,12 @@ def test_with_all_tokens_it_answers(asked: Asked) -> None:
     # Every token of 10 to 20 cells.
     assert {answer.visual_tokens % 64 for answer in answers} == {0}
     assert min(answer.visual_tokens for answer in answers) >= 10 * 64
-    assert share(answers, "event") >= 0.8
-    assert share(answers, "static") >= 0.8
+    assert share(answers, "event") >= 0.9
+    assert share(answers, "static") >= 0.9
 
 
 def test_a_quarter_of_the_tokens_answers_as_well(asked: Asked) -> None:
-    assert share(asked("0.25"), "") >= share(asked("all"), "") - 0.05
+    assert share(asked("0.25"), "") >= share(asked("all"), "") - 0.03
 
 
 def test_evidence_is_where_the_event_is(asked: Asked) -> None:
@@ -120,5 +103,5 @@ def test_evidence_is_where_the_event_is(asked: Asked) -> None:
         if hit is not None:
             hits.append(hit)
     assert len(hits) >= 10
-    # Seen: 13 of 20; a moment anywhere would be one in seven.
-    assert sum(hits) / len(hits) >= 0.5
+    # On 96 other events: 92 %; a moment anywhere would be one in seven.
+    assert sum(hits) / len(hits) >= 0.75
