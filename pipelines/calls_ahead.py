@@ -49,10 +49,12 @@ def calls_ahead(
             return len(span.calls) + asked < always
         return loads[decoder] < always or spare > 0
 
+    full = False
     for span in spans:
-        if not span.to_issue:
-            continue
         decoder = owners.get(span)
+        # Of a long video hundreds of spans are to come.
+        if (decoder is None and full) or not span.to_issue:
+            continue
         if decoder is None:
             free = [
                 other
@@ -60,6 +62,7 @@ def calls_ahead(
                 if other not in taken and other.may_have(span.video) and room(other, span, 0)
             ]
             if not free:
+                full = not span.video.at_home
                 continue
             decoder = min(free, key=lambda other: (calls[other], loads[other]))
         asked, left = 0, span.to_issue

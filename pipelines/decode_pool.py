@@ -28,6 +28,7 @@ from echoprune.errors import MediaError
 from echoprune.staging import StagedVideos
 from pipelines.calls_ahead import calls_ahead
 from pipelines.decode_actor import NOT_HERE, Opened
+from pipelines.decode_calls import DecodeCalls
 from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer, as_seen
 from pipelines.decoders import Decoders
 from pipelines.growth import Pace
@@ -65,7 +66,7 @@ class DecodePool:
         self._pace, self._is_warm = Pace(), False
         self._queue: list[Video] = []
         self._staged: StagedVideos | None = None
-        self._answered: set[Any] = set()
+        self._calls = DecodeCalls(lambda: self._crew.up)
 
     @property
     def _decoders(self) -> list[DecodeProcess]:
@@ -143,7 +144,7 @@ class DecodePool:
             ref = span.calls[0]
             if not self._wait(ref):
                 continue
-            owner = self._owner(ref)
+            owner = self._calls.owner(ref)
             try:
                 frames: Frames = answer(ref, span.video, stage="decode" if owner.home else AWAY)
             except GONE as error:
@@ -199,10 +200,10 @@ class DecodePool:
         Each call before it has as much time, from the answer of the one before: two slow ones are no hang. Actors that
         answer meanwhile are asked for more.
         """
-        owner = self._owner(ref)
+        owner = self._calls.owner(ref)
         for each, _, _ in list(owner.calls):
             deadline = time.monotonic() + self._timeout_s
-            while not self._comes(each, deadline):
+            while not self._calls.comes(each, deadline):
                 if time.monotonic() >= deadline:
                     self._bury(owner, hang=True)
                     return False
@@ -212,17 +213,6 @@ class DecodePool:
             if each == ref:
                 break
         return True
-
-    def _comes(self, ref: Any, deadline: float) -> bool:
-        """Whether `ref` is answered; waits for that, or for any other answer, until `deadline` at most."""
-        calls = (call[0] for decoder in self._decoders for call in decoder.calls)
-        others = [other for other in calls if other not in self._answered and other != ref]
-        left_s = max(0.0, deadline - time.monotonic())
-        ready, _ = ray.wait([ref, *others], num_returns=1, timeout=left_s, fetch_local=False)
-        return ref in ready or bool(ray.wait([ref], timeout=0, fetch_local=False)[0])
-
-    def _owner(self, ref: Any) -> DecodeProcess:
-        return next(decoder for decoder in self._decoders if any(call[0] == ref for call in decoder.calls))
 
     def _pump(self) -> None:
         """Asks for as much as may be in flight: openings first, then segments in the order of consumption."""
@@ -246,11 +236,10 @@ class DecodePool:
                 break
             if video.error is None:
                 spans += video.spans
-        pending = self._pending()
         asked = calls_ahead(
             spans,
             self._decoders,
-            pending=pending,
+            pending=self._calls.pending(),
             each=self._lookahead,
             most=self._lookahead * self._crew.count,
         )
@@ -258,7 +247,7 @@ class DecodePool:
             if span not in decoder.spans:
                 decoder.spans.append(span)
             self._issue(decoder, span)
-        self._fetch_ahead()
+        self._calls.fetch_ahead()
 
     def _near(self) -> list[Video]:
         """The next videos: one for each actor and one more, and as many as there may be segments of in memory."""
@@ -275,25 +264,6 @@ class DecodePool:
             elif video.error is None:
                 unopened += 1
         return near
-
-    def _pending(self) -> dict[DecodeProcess, int]:
-        """How many calls each actor has not answered yet; never waits."""
-        calls = [ref for decoder in self._decoders for ref, _, _ in decoder.calls]
-        unknown = [ref for ref in calls if ref not in self._answered]
-        self._answered.intersection_update(calls)
-        if unknown:
-            ready, _ = ray.wait(unknown, num_returns=len(unknown), timeout=0, fetch_local=False)
-            self._answered.update(ready)
-        return {
-            decoder: sum(ref not in self._answered for ref, _, _ in decoder.calls)
-            for decoder in self._decoders
-        }
-
-    def _fetch_ahead(self) -> None:
-        """Has what is decoded on other nodes brought here while the encoder works; never waits."""
-        away = [ref for each in self._decoders if not each.home for ref, _, _ in each.calls]
-        if away:
-            ray.wait(away, num_returns=len(away), timeout=0, fetch_local=True)
 
     def _is_here(self, video: Video) -> bool:
         """Whether the video's file is on this machine; never waits. One that cannot be fetched has failed."""
@@ -328,7 +298,7 @@ class DecodePool:
         ready, _ = ray.wait([video.opened_ref], timeout=0)
         if not ready:
             return False
-        owner = self._owner(video.opened_ref)
+        owner = self._calls.owner(video.opened_ref)
         try:
             video.opened = answer(video.opened_ref, video, stage="probe")
         except MediaError as error:
