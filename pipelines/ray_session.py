@@ -28,6 +28,8 @@ from pipelines.private_ray import closed
 log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
+# Where Ray's object store lies if it has room there.
+SHARED_MEMORY = "/dev/shm"
 # A private Ray that did not start is started once more.
 _STARTS = 2
 
@@ -52,6 +54,7 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None or private:
         _require_memory(object_store_bytes)
+        _warn_of_files(object_store_bytes)
         start = partial(_start_private, object_store_memory=object_store_bytes, **quiet)
     else:
         _require_listener(address)
@@ -191,6 +194,25 @@ def _require_memory(object_store_bytes: int) -> None:
         raise ConfigError(
             f"--in-flight-mb asks for {object_store_bytes / 1e9:,.1f} GB of shared memory, this machine has "
             f"{memory / 1e9:.1f} GB in all: lower it until that is at most half"
+        )
+
+
+def _warn_of_files(object_store_bytes: int) -> None:
+    """Warns where Ray, whose own warning is among those that are turned off, will keep shared memory in files."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return  # not Linux
+    free = found.f_bavail * found.f_frsize
+    if free <= object_store_bytes:
+        log.warning(
+            "%s has %d MB free, %d MB are needed: frames go through files in %s, which is slow; start the container with "
+            "more shared memory (docker run --shm-size=%dm)",
+            SHARED_MEMORY,
+            free >> 20,
+            object_store_bytes >> 20,
+            _ray_folder(),
+            (object_store_bytes >> 20) + 1,
         )
 
 

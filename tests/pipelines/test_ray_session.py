@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from echoprune.errors import EchoPruneError
-from pipelines.ray_session import _started
+from pipelines.ray_session import SHARED_MEMORY, _started, _warn_of_files
 from tests.pipelines.conftest import REPOSITORY
 
 # Stops the first raylet below this process, as a machine does that gives it no time: Ray waits 30 s for it.
@@ -100,3 +100,12 @@ def test_another_start_is_not_tried_once_somebody_wants_to_stop() -> None:
     with pytest.raises(KeyboardInterrupt), _started(start, starts=2):
         pytest.fail("it is not up")
     assert len(calls) == 1
+
+
+def test_frames_that_will_go_through_files_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_files(1)
+    assert caplog.messages == []
+    _warn_of_files(1 << 60)
+    (message,) = caplog.messages
+    assert message.startswith(SHARED_MEMORY)
+    assert "--shm-size=" in message
