@@ -206,7 +206,7 @@ def _warn_of_files(object_store_bytes: int) -> None:
     free = found.f_bavail * found.f_frsize
     if free <= object_store_bytes:
         log.warning(
-            "%s has %d MB free, %d MB are needed: frames go through files in %s, which is slow; start the container with "
+            "%s has %d MB free, %d MB are needed: what processes exchange goes through files in %s, which is slow; start the container with "
             "more shared memory (docker run --shm-size=%dm)",
             SHARED_MEMORY,
             free >> 20,
