@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from echoprune.data import Frames, TimeGrid
 from echoprune.decode import decode
@@ -98,6 +99,68 @@ class IndexedVideo:
         self.close()
 
 
+class VideoIndexing:
+    """One video on its way to its kept tokens: `begin` each segment, `take` what came of each, `finish`; then close it.
+
+    `begin` asks the encoder and waits for nothing on a GPU. `take` and `finish` wait, and do what the encoder is not needed
+    for: they may be called in another thread than `begin`, by one thread at a time, in the order of the segments. What is kept depends on that order alone.
+
+    `time_base_s`: seconds per tick of `grid.cell_pts`. Spill files are in `spill_dir`.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: TimeGrid,
+        time_base_s: float,
+        encoder: Encoder,
+        settings: StoreSettings,
+        spill_dir: Path,
+    ) -> None:
+        self.cells, self.closed = 0, False
+        self._grid, self._time_base_s = grid, time_base_s
+        self._keep = Keep.parse(settings.keep)
+        self._segment = Segments(encoder, settings, grid)
+        self._decoders: set[str] = set()
+        self._damaged: list[tuple[int, int, int]] = []  # first cell, stop cell, frames
+        self._files = ExitStack()
+        self._choice = _Choice(grid, self._keep, settings, spill_dir, self._files)
+
+    def begin(self, frames: Frames) -> Begun:
+        """The next segment, asked of the encoder. `cells` counts those that were begun."""
+        if frames.first_cell != self.cells:
+            raise RuntimeError(f"segment starts at cell {frames.first_cell}, expected {self.cells}")
+        begun = self._segment.begin(frames)
+        self.cells += frames.cells
+        self._decoders.add(frames.decoder)
+        self._damaged.append((frames.first_cell, self.cells, frames.damaged))
+        return begun
+
+    @torch.no_grad()
+    def take(self, begun: Begun) -> None:
+        """Chooses among the tokens of the next segment; raises MediaError of stage "encode" if they are not finite."""
+        self._choice.push(self._segment.settle(begun))
+
+    def finish(self, stopped: MediaError | None = None) -> IndexedVideo:
+        """What is to be stored, whose files are closed by it from then on. `stopped`: why the video ends here, if not at its end.
+
+        K is taken from the cells that were begun, all of which must have been taken. Raises MediaError if there were none.
+        """
+        if self.cells == 0:
+            raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
+        selection = self._choice.topk.finish(self._keep.budget(self.cells, self._grid.tokens_per_cell))
+        columns = self._choice.columns(selection, time_base_s=self._time_base_s)
+        found = "+".join(sorted(self._decoders))
+        stopped = stopped or _damage(self._damaged, self._grid)
+        files, self.closed = self._files.pop_all(), True
+        return IndexedVideo(self._grid, columns, selection, self.cells, found, stopped, files)
+
+    def close(self) -> None:
+        """Removes the spill files of a video that was not finished."""
+        self._files.close()
+        self.closed = True
+
+
 def index_segments(
     segments: Iterable[Frames],
     *,
@@ -115,18 +178,17 @@ def index_segments(
     cell it propagates. Frames that the decoder patched are stored, and are an `.error` of kind "damaged" if there is
     no other. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
     that were encoded, so a video that breaks off keeps the ratio that was asked for. `ahead`: segments that the encoder
-    may have been asked for before tokens of the one before are chosen; None: one on a GPU, which then is never idle, and
+    may have been asked for before tokens of the one before are chosen; None: one on a GPU, which then is busy more of the time, and
     none elsewhere, where it would take memory alone. What is kept does not depend on it.
     """
-    keep = Keep.parse(settings.keep)
     ahead = int(encoder.device.type == "cuda") if ahead is None else ahead
-    segment = Segments(encoder, settings, grid)
-    decoders: set[str] = set()
-    damaged: list[tuple[int, int, int]] = []  # first cell, stop cell, frames
     begun: deque[Begun] = deque()
-    done, stopped = 0, None
-    with ExitStack() as files:
-        choice = _Choice(grid, keep, settings, spill_dir, files)
+    stopped = None
+    with closing(
+        VideoIndexing(
+            grid=grid, time_base_s=time_base_s, encoder=encoder, settings=settings, spill_dir=spill_dir
+        )
+    ) as video:
         source = iter(segments)
         while True:
             try:
@@ -134,30 +196,18 @@ def index_segments(
             except StopIteration:
                 break
             except MediaError as error:
-                if done == 0:
+                if video.cells == 0:
                     raise
                 # Without its traceback, which holds this frame, and that the last pictures.
                 stopped = copy(error)
                 break
-            if frames.first_cell != done:
-                raise RuntimeError(f"segment starts at cell {frames.first_cell}, expected {done}")
-            begun.append(segment.begin(frames))
+            begun.append(video.begin(frames))
             if len(begun) > ahead:
-                choice.push(segment.settle(begun.popleft()))
-            decoders.add(frames.decoder)
-            done += frames.cells
-            damaged.append((frames.first_cell, done, frames.damaged))
-            yield done
+                video.take(begun.popleft())
+            yield video.cells
         while begun:
-            choice.push(segment.settle(begun.popleft()))
-        if done == 0:
-            raise MediaError("no frame could be decoded", stage="decode", kind="no_frames")
-        selection = choice.topk.finish(keep.budget(done, grid.tokens_per_cell))
-        columns = choice.columns(selection, time_base_s=time_base_s)
-        found = "+".join(sorted(decoders))
-        # From here on the files are the result's to close.
-        stopped = stopped or _damage(damaged, grid)
-        return IndexedVideo(grid, columns, selection, done, found, stopped, files.pop_all())
+            video.take(begun.popleft())
+        return video.finish(stopped)
 
 
 class _Choice:

@@ -221,7 +221,9 @@ def _absent(scene: Scene, rng: np.random.Generator) -> str:
     )
     names = [(colour, shape, f"{colour} {shape}") for colour in COLOURS for shape in SHAPES]
     apart = [
-        name for colour, shape, name in names if colour in colours and shape in shapes and name not in together
+        name
+        for colour, shape, name in names
+        if colour in colours and shape in shapes and name not in together
     ]
     nowhere = [name for colour, _, name in names if colour not in colours]
     drawn = apart if apart and (not nowhere or rng.random() < 0.5) else nowhere

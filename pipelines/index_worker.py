@@ -25,14 +25,13 @@ from echoprune import lease
 from echoprune.data import Frames
 from echoprune.decode import decode
 from echoprune.errors import EchoPruneError, MediaError, ModelError
-from echoprune.index import IndexedVideo, index_segments
 from echoprune.models import load_encoder
 from echoprune.plan import Shard
 from echoprune.s3_objects import S3Counts, s3_counts
 from echoprune.s3_options import is_s3, use_s3
 from echoprune.schema import StoreSettings
 from echoprune.segment import try_out
-from echoprune.sources import Source, video_id
+from echoprune.sources import Source
 from echoprune.staging import StagedVideos, StagingFolder
 from echoprune.storage import Storage
 from pipelines.config import IndexConfig
@@ -40,16 +39,14 @@ from pipelines.crew import Crew
 from pipelines.decode_actor import Away, DecodeActor, Opened, VideoOpener
 from pipelines.decode_pool import DecodePool, PooledVideo
 from pipelines.decoders import Decoders
-from pipelines.events import CellsDone, Event, ShardCommitted, VideoStarted
+from pipelines.events import Event, ShardCommitted
 from pipelines.memory_watch import DECODER_BYTES
 from pipelines.open_shard import OpenShard, committed_shard
 from pipelines.places import Place, Places
 from pipelines.rows import unforeseen
+from pipelines.video_runs import Clock, VideoRuns
 
 log = logging.getLogger(__name__)
-
-# Seconds between two progress events of one video: a long video is seen to move, and the driver is not flooded.
-EVENT_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,28 +93,6 @@ class InlineVideo:
         except Exception as error:
             log.warning("%s failed unexpectedly", self._uri, exc_info=error)
             raise unforeseen(self._uri, error, stage=stage) from error
-
-
-@dataclass
-class _Clock:
-    """Where the worker's time goes, in seconds."""
-
-    wait_s: float = 0.0
-    encode_s: float = 0.0
-
-    def timed(self, segments: Iterator[Frames]) -> Iterator[Frames]:
-        """`segments`, with the time spent waiting for them and between them counted."""
-        while True:
-            asked = time.perf_counter()
-            try:
-                frames = next(segments)
-            except StopIteration:
-                return
-            finally:
-                given = time.perf_counter()
-                self.wait_s += given - asked
-            yield frames
-            self.encode_s += time.perf_counter() - given
 
 
 class IndexWorker:
@@ -183,7 +158,7 @@ class IndexWorker:
         While a video of `alone` is encoded no other one is decoded ahead. Of a shard that is committed already only
         `shard.redo` is encoded, the rest is copied into its next generation.
         """
-        job, clock, asked = self._job, _Clock(), s3_counts()
+        job, clock, asked = self._job, Clock(), s3_counts()
         committed = committed_shard(self._storage, job.settings, shard, lease_epoch=job.lease_epoch)
         if committed is not None and committed.receipt.run_id == job.run_id:
             # Done before the last worker died, which could not say so any more.
@@ -194,10 +169,13 @@ class IndexWorker:
         with self._storage.tmp_dir() as folder:
             files = OpenShard(folder, job.settings, shard.shard_id, committed)
             todo = [source for source in shard.todo if source.video_id not in quarantined]
-            with closing(self._videos(todo, alone)) as videos:
+            with (
+                closing(self._runs(files, folder, clock)) as runs,
+                closing(self._videos(todo, alone)) as videos,
+            ):
                 for source in shard.sources:
                     if shard.redo and source.video_id not in shard.redo:
-                        files.copy(source)
+                        runs.copied(source)
                     elif source.video_id in quarantined:
                         killed = MediaError(
                             f"{source.uri}: encoding it ended the worker twice, the second time alone "
@@ -205,9 +183,10 @@ class IndexWorker:
                             stage="encode",
                             kind="worker_died",
                         )
-                        yield files.failed(source, killed)
+                        yield from runs.failed(source, killed)
                     else:
-                        yield from self._run_video(files, source, next(videos), clock=clock, spill_dir=folder)
+                        yield from runs.run(source, next(videos), alone=source.video_id in alone)
+                yield from runs.rest()
             begun = time.perf_counter()
             receipt = files.commit(
                 self._storage,
@@ -224,6 +203,17 @@ class IndexWorker:
             commit_s=time.perf_counter() - begun,
             s3=s3_counts() - asked + (self._decoders.s3() if self._decoders else S3Counts()),
             decoders=self._pool.decoders if self._pool else 0,
+        )
+
+    def _runs(self, files: OpenShard, folder: Path, clock: Clock) -> VideoRuns:
+        return VideoRuns(
+            files,
+            self._encoder,
+            self._job.settings,
+            spill_dir=folder,
+            clock=clock,
+            beside=self._encoder.device.type == "cuda",
+            threads=self._job.crew.threads,
         )
 
     def _check_epoch(self) -> None:
@@ -252,61 +242,6 @@ class IndexWorker:
         folder = StagingFolder(config.s3_cache_dir, most_bytes=most_bytes, s3=config.s3_inputs)
         until.callback(folder.close)
         return folder
-
-    def _run_video(
-        self,
-        files: OpenShard,
-        source: Source,
-        video: PooledVideo | InlineVideo,
-        *,
-        clock: _Clock,
-        spill_dir: Path,
-    ) -> Generator[Event, None, None]:
-        yield VideoStarted(video_id(source.uri))
-        try:
-            opened = video.open()
-            indexed = yield from self._encode(source, opened, video, clock=clock, spill_dir=spill_dir)
-        except MediaError as error:
-            yield files.failed(source, error)
-            return
-        with indexed:
-            yield files.store(source, opened, indexed)
-
-    def _encode(
-        self,
-        source: Source,
-        opened: Opened,
-        video: PooledVideo | InlineVideo,
-        *,
-        clock: _Clock,
-        spill_dir: Path,
-    ) -> Generator[Event, None, IndexedVideo]:
-        grid = opened.grid
-        progress = index_segments(
-            clock.timed(video.segments()),
-            grid=grid,
-            time_base_s=float(opened.info.time_base),
-            encoder=self._encoder,
-            settings=self._job.settings,
-            spill_dir=spill_dir,
-        )
-        told = time.monotonic()
-        while True:
-            try:
-                cells = next(progress)
-            except StopIteration as stop:
-                result: IndexedVideo = stop.value
-                return result
-            if time.monotonic() - told >= EVENT_INTERVAL_S:
-                told = time.monotonic()
-                covered = grid.cell_times_s[cells] if cells < grid.cells else grid.end_s
-                yield CellsDone(
-                    video_id(source.uri),
-                    tokens=cells * grid.tokens_per_cell,
-                    video_s=float(covered),
-                    wait_s=clock.wait_s,
-                    encode_s=clock.encode_s,
-                )
 
 
 def apart(uris: Iterable[tuple[str, bool]]) -> Iterator[list[str]]:

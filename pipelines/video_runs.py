@@ -1,0 +1,204 @@
+"""The videos of an open shard: encoded one after another, chosen among and written in turn, told of as they end.
+
+On a GPU choosing and writing are done beside the encoder (in_turn.py), so that a video is written while the next one is encoded: it is
+told of after that one has started. A worker's death is then blamed on the video that is encoded; if it was the one that is
+written, so it will be again, until it is alone: what goes before and after a video that is alone waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from echoprune.data import Frames
+from echoprune.errors import MediaError
+from echoprune.index import VideoIndexing
+from echoprune.models.encoder import Encoder
+from echoprune.schema import StoreSettings
+from echoprune.segment import Begun
+from echoprune.sources import Source
+from pipelines.decode_actor import Opened
+from pipelines.events import CellsDone, Event, VideoDone, VideoStarted
+from pipelines.in_turn import InTurn
+from pipelines.open_shard import OpenShard
+
+# Seconds between two progress events of one video: a long video is seen to move, and the driver is not flooded.
+EVENT_INTERVAL_S = 0.5
+
+
+class DecodedVideo(Protocol):
+    """A video as it comes from decode actors, or from this process."""
+
+    def open(self) -> Opened:
+        """The scanned video; raises its MediaError."""
+        ...
+
+    def segments(self) -> Iterator[Frames]:
+        """Its segments in time order; raises its MediaError where decoding ends early."""
+        ...
+
+
+@dataclass
+class Clock:
+    """Where the worker's time goes, in seconds."""
+
+    wait_s: float = 0.0
+    encode_s: float = 0.0
+
+    def timed(self, segments: Iterator[Frames]) -> Iterator[Frames]:
+        """`segments`, with the time spent waiting for them and between them counted."""
+        while True:
+            asked = time.perf_counter()
+            try:
+                frames = next(segments)
+            except StopIteration:
+                return
+            finally:
+                given = time.perf_counter()
+                self.wait_s += given - asked
+            yield frames
+            self.encode_s += time.perf_counter() - given
+
+
+@dataclass
+class _Run:
+    """A video on its way; `error`: why it has failed while tokens were chosen among."""
+
+    indexing: VideoIndexing
+    error: MediaError | None = None
+
+    def take(self, begun: Begun) -> None:
+        if self.error is None:
+            try:
+                self.indexing.take(begun)
+            except MediaError as error:
+                self.error = copy(error)
+
+
+@dataclass
+class VideoRuns:
+    """The videos of the shard whose `files` are open, in its order; `close` it before their folder goes.
+
+    `beside`: what follows the encoder is done in a thread, else at once. `threads`: CPU threads of that.
+    """
+
+    files: OpenShard
+    encoder: Encoder
+    settings: StoreSettings
+    spill_dir: Path
+    clock: Clock
+    beside: bool
+    threads: int
+    _ending: deque[Future[VideoDone | None]] = field(default_factory=deque)
+    _begun: list[_Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._turn = InTurn(beside=self.beside, start=partial(torch.set_num_threads, self.threads))
+
+    def run(self, source: Source, video: DecodedVideo, *, alone: bool) -> Generator[Event, None, None]:
+        """Encodes a video. `alone`: nothing is done beside it, before or after."""
+        if alone:
+            yield from self.rest()
+        yield VideoStarted(source.video_id)
+        try:
+            opened = video.open()
+        except MediaError as error:
+            self._end(partial(self.files.failed, source, copy(error)))
+        else:
+            yield from self._encode(source, opened, video)
+        yield from self.rest() if alone else self._told(None)
+
+    def copied(self, source: Source) -> None:
+        """Takes over a video that is committed as it is."""
+        self._end(partial(self.files.copy, source))
+
+    def failed(self, source: Source, error: MediaError) -> Generator[Event, None, None]:
+        """Writes down a video that is not tried."""
+        self._end(partial(self.files.failed, source, error))
+        yield from self._told(None)
+
+    def rest(self) -> Generator[Event, None, None]:
+        """Waits until all videos are written."""
+        while self._ending:
+            asked = time.perf_counter()
+            done = self._ending.popleft().result()
+            self.clock.encode_s += time.perf_counter() - asked
+            if done is not None:
+                yield done
+
+    def close(self) -> None:
+        """Ends what is under way, and removes its spill files."""
+        self._turn.close()
+        for run in self._begun:
+            run.indexing.close()
+
+    def _encode(self, source: Source, opened: Opened, video: DecodedVideo) -> Generator[Event, None, None]:
+        grid = opened.grid
+        run = _Run(
+            VideoIndexing(
+                grid=grid,
+                time_base_s=float(opened.info.time_base),
+                encoder=self.encoder,
+                settings=self.settings,
+                spill_dir=self.spill_dir,
+            )
+        )
+        self._begun = [*(each for each in self._begun if not each.indexing.closed), run]
+        told, stopped = time.monotonic(), None
+        try:
+            for frames in self.clock.timed(video.segments()):
+                self._turn.ask(partial(run.take, run.indexing.begin(frames)))
+                if run.error is not None:
+                    break
+                if time.monotonic() - told >= EVENT_INTERVAL_S:
+                    told = time.monotonic()
+                    cells = run.indexing.cells
+                    covered = grid.cell_times_s[cells] if cells < grid.cells else grid.end_s
+                    yield CellsDone(
+                        source.video_id,
+                        tokens=cells * grid.tokens_per_cell,
+                        video_s=float(covered),
+                        wait_s=self.clock.wait_s,
+                        encode_s=self.clock.encode_s,
+                    )
+                yield from self._told(source.video_id)
+        except MediaError as error:
+            # Without its traceback, which holds this frame, and that the last pictures.
+            stopped = copy(error)
+        self._end(partial(self._finish, source, opened, run, stopped))
+
+    def _finish(self, source: Source, opened: Opened, run: _Run, stopped: MediaError | None) -> VideoDone:
+        error = run.error or (stopped if run.indexing.cells == 0 else None)
+        if error is None:
+            try:
+                indexed = run.indexing.finish(stopped)
+            except MediaError as nothing:
+                error = copy(nothing)
+        if error is not None:
+            run.indexing.close()
+            return self.files.failed(source, error)
+        with indexed:
+            return self.files.store(source, opened, indexed)
+
+    def _end(self, call: Callable[[], VideoDone | None]) -> None:
+        self._ending.append(self._turn.ask(call))
+
+    def _told(self, encoded: str | None) -> Generator[Event, None, None]:
+        """Tells of the videos that have ended; `encoded`: the one that is in hand."""
+        any_ = False
+        while self._ending and self._ending[0].done():
+            done = self._ending.popleft().result()
+            if done is not None:
+                any_ = True
+                yield done
+        if any_ and encoded is not None:
+            yield VideoStarted(encoded)

@@ -1,0 +1,160 @@
+"""Videos that are written beside the encoder: the same store, each video told of once, and nobody blamed for another."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echoprune.errors import StoreError
+from echoprune.index import VideoIndexing
+from echoprune.plan import Shard, extend_plan
+from echoprune.segment import Begun
+from echoprune.sources import list_sources
+from echoprune.storage import Storage
+from pipelines import video_runs
+from pipelines.events import Event, ShardCommitted, VideoDone, VideoStarted, in_hand
+from pipelines.index_worker import IndexWorker
+from pipelines.open_shard import OpenShard
+from tests.clips import Clip, cut, even, write
+from tests.pipelines.conftest import tables
+from tests.pipelines.test_retry import worker
+
+
+class Beside(video_runs.VideoRuns):
+    """As on a GPU, on any machine."""
+
+    def __post_init__(self) -> None:
+        self.beside = True
+        super().__post_init__()
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.index_worker.VideoRuns", Beside)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good ones, one that breaks off, one that is none, and one of a single frame."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number, frames in enumerate((60, 30, 90, 45, 1)):
+        write(Clip(f"{number}.mp4", even(frames)), folder)
+    cut(write(Clip("5.mkv", even(80)), folder), folder / "6.mkv", keep=0.6)
+    (folder / "7.mp4").write_bytes(os.urandom(5000))
+    return folder
+
+
+def shard_of(store: Path, tiny: Path, videos: Path) -> tuple[IndexWorker, Shard]:
+    made = worker(store, tiny, run_id="run")
+    (shard,) = extend_plan(Storage(store), list_sources([str(videos)]), shard_bytes=1 << 40, shard_videos=99)
+    return made, shard
+
+
+def ended(events: list[Event]) -> list[tuple[str, str, str]]:
+    return [(event.video_id, event.status, event.error) for event in events if isinstance(event, VideoDone)]
+
+
+def test_the_store_and_what_is_told_are_those_of_a_worker_that_does_it_at_once(
+    tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, shard = shard_of(tmp_path / "at_once", tiny, videos)
+    at_once = list(made.run_shard(shard, {}))
+    assert {status for _, status, _ in ended(at_once)} == {"ok", "partial", "failed"}
+    monkeypatch.setattr("pipelines.index_worker.VideoRuns", Beside)
+    # Written late, so that each is told of when the next one, or the one after that, has begun.
+    store = OpenShard.store
+
+    def late(self: OpenShard, *arguments: Any) -> VideoDone:
+        time.sleep(0.2)
+        return store(self, *arguments)
+
+    monkeypatch.setattr(OpenShard, "store", late)
+    take, by = VideoIndexing.take, set()
+
+    def noted(self: VideoIndexing, begun: Begun) -> None:
+        by.add(threading.get_ident())
+        take(self, begun)
+
+    monkeypatch.setattr(VideoIndexing, "take", noted)
+    made, shard = shard_of(tmp_path / "beside", tiny, videos)
+    events = list(made.run_shard(shard, {}))
+    assert len(by) == 1
+    assert threading.get_ident() not in by
+    assert ended(events) == ended(at_once)
+    assert tables(tmp_path / "beside") == tables(tmp_path / "at_once")
+    assert isinstance(events[-1], ShardCommitted)
+    names = [event.video_id for event in events if isinstance(event, VideoStarted)]
+    assert list(dict.fromkeys(names)) == [source.video_id for source in shard.sources]
+    assert len(names) > len(shard.sources), "no video ended while another one was in hand"
+
+
+def test_in_hand_is_the_video_that_is_encoded_and_at_the_end_the_last_one(
+    beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    held: tuple[str, ...] = ()
+    begin = VideoIndexing.begin
+
+    def noted(self: VideoIndexing, frames: Any) -> Begun:
+        taken.extend(held)
+        return begin(self, frames)
+
+    monkeypatch.setattr(VideoIndexing, "begin", noted)
+    made, shard = shard_of(tmp_path / "store", tiny, videos)
+    finished: set[str] = set()
+    for event in made.run_shard(shard, {}):
+        if isinstance(event, VideoDone):
+            finished.add(event.video_id)
+        now = in_hand(event)
+        held = held if now is None else now
+        assert not finished & set(held)
+    assert finished == {source.video_id for source in shard.sources}
+    # In whose name segments were encoded: each video's that has any, in order.
+    order = [source.video_id for source in shard.sources]
+    assert list(dict.fromkeys(taken)) == [each for each in order if each in taken]
+    assert len(set(taken)) >= len(order) - 2
+
+
+def test_nothing_is_written_while_a_video_is_alone(
+    beside: None, tiny: Path, videos: Path, tmp_path: Path
+) -> None:
+    made, shard = shard_of(tmp_path / "store", tiny, videos)
+    alone = shard.sources[2].video_id
+    events = list(made.run_shard(shard, {}, frozenset({alone})))
+    told = [event for event in events if isinstance(event, VideoStarted | VideoDone)]
+    begins = next(i for i, event in enumerate(told) if event.video_id == alone)
+    ends = next(i for i, event in enumerate(told) if isinstance(event, VideoDone) and event.video_id == alone)
+    before = [source.video_id for source in shard.sources[:2]]
+    assert {event.video_id for event in told[:begins] if isinstance(event, VideoDone)} == set(before)
+    assert ends == begins + 1
+
+
+def test_a_full_disk_while_tokens_are_chosen_ends_the_worker_and_leaves_nothing(
+    beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = VideoIndexing.take
+    calls: list[int] = []
+
+    def full(self: VideoIndexing, begun: Begun) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise StoreError("cannot write in the spill folder") from OSError(errno.ENOSPC, "full")
+        take(self, begun)
+
+    monkeypatch.setattr(VideoIndexing, "take", full)
+    made, shard = shard_of(tmp_path / "store", tiny, videos)
+
+    def events() -> Iterator[Event]:
+        yield from made.run_shard(shard, {})
+
+    with pytest.raises(StoreError, match="spill folder"):
+        list(events())
+    assert len(calls) == 3
+    assert not list((tmp_path / "store" / ".tmp").glob("build-*"))
