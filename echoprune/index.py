@@ -117,7 +117,7 @@ class VideoIndexing:
         settings: StoreSettings,
         spill_dir: Path,
     ) -> None:
-        self.cells, self.closed = 0, False
+        self.cells = 0
         self._grid, self._time_base_s = grid, time_base_s
         self._keep = Keep.parse(settings.keep)
         self._segment = Segments(encoder, settings, grid)
@@ -152,13 +152,12 @@ class VideoIndexing:
         columns = self._choice.columns(selection, time_base_s=self._time_base_s)
         found = "+".join(sorted(self._decoders))
         stopped = stopped or _damage(self._damaged, self._grid)
-        files, self.closed = self._files.pop_all(), True
+        files = self._files.pop_all()
         return IndexedVideo(self._grid, columns, selection, self.cells, found, stopped, files)
 
     def close(self) -> None:
         """Removes the spill files of a video that was not finished."""
         self._files.close()
-        self.closed = True
 
 
 def index_segments(

@@ -25,55 +25,60 @@ def calls_ahead(
     *,
     pending: Mapping[DecodeProcess, int],
     each: int,
-    most: int,
+    count: int,
 ) -> Iterator[tuple[DecodeProcess, Span]]:
     """(actor, span) for each segment to ask for now, `spans` being all that are to come in order of consumption.
 
-    `pending`: calls of each actor that it has not answered. A span that no actor has is the given one's from then on. At
-    most `most` segments are under way or decoded and not consumed, of which each actor has room for ALWAYS, or `each` if that
-    is less. Spans that were another actor's, lost since, come on top of that.
+    `pending`: calls of each actor that it has not answered. A span that no actor has is the given one's from then on. Of
+    `count` actors that there are to be, those that are up may have `each` x `count` segments together under way or decoded
+    and not consumed, less ALWAYS for each that is not up, and twice `each` alone: one that has died answers all calls at once.
+    Spans that were another actor's, lost since, come on top of that.
     """
     always = min(ALWAYS, each)
     owners = {span: decoder for decoder in decoders for span in decoder.spans}
-    # Those in the middle of a span of their own.
-    taken = {decoder for span, decoder in owners.items() if span.to_issue and not span.video.error}
+    # Of each actor the spans of which there is more to ask for: one at a time, but for those that were another one's.
+    unfinished: dict[DecodeProcess, set[Span]] = {decoder: set() for decoder in decoders}
+    for span, decoder in owners.items():
+        if span.to_issue and not span.video.error:
+            unfinished[decoder].add(span)
     calls = dict(pending)
     loads = {decoder: decoder.load for decoder in decoders}
-    # What is left of `most` when each has ALWAYS.
-    spare = most - always * len(decoders) - sum(max(0, load - always) for load in loads.values())
+    # What is left when each has ALWAYS.
+    used = sum(max(0, load - always) for load in loads.values())
+    spare = (each - always) * max(count, len(decoders)) - used
 
     def room(decoder: DecodeProcess, span: Span, asked: int) -> bool:
         if calls[decoder] >= PENDING:
             return False
         if span.inherited:
             return len(span.calls) + asked < always
-        return loads[decoder] < always or spare > 0
+        return loads[decoder] < always or (spare > 0 and loads[decoder] < 2 * each)
 
     full = False
     for span in spans:
-        decoder = owners.get(span)
+        owner = owners.get(span)
         # Of a long video hundreds of spans are to come.
-        if (decoder is None and full) or not span.to_issue:
+        if (owner is None and full) or not span.to_issue:
             continue
-        if decoder is None:
+        if owner is None:
             free = [
                 other
                 for other in decoders
-                if other not in taken and other.may_have(span.video) and room(other, span, 0)
+                if not unfinished[other] and other.may_have(span.video) and room(other, span, 0)
             ]
             if not free:
                 full = not span.video.at_home
                 continue
-            decoder = min(free, key=lambda other: (calls[other], loads[other]))
+            owner = min(free, key=lambda other: (calls[other], loads[other]))
         asked, left = 0, span.to_issue
-        while asked < left and room(decoder, span, asked):
+        while asked < left and room(owner, span, asked):
             asked += 1
-            calls[decoder] += 1
+            calls[owner] += 1
             if not span.inherited:
-                spare -= loads[decoder] >= always
-                loads[decoder] += 1
-            yield decoder, span
+                spare -= loads[owner] >= always
+                loads[owner] += 1
+            yield owner, span
         if asked < left:
-            taken.add(decoder)
+            unfinished[owner].add(span)
         else:
-            taken.discard(decoder)
+            unfinished[owner].discard(span)

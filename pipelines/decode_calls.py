@@ -35,6 +35,10 @@ class DecodeCalls:
             decoder: sum(ref not in self._answered for ref, _, _ in decoder.calls) for decoder in self._up()
         }
 
+    def forget(self, ref: Any) -> None:
+        """Lets go of an answer that was taken, and of the memory that it is in."""
+        self._answered.discard(ref)
+
     def comes(self, ref: Any, deadline: float) -> bool:
         """Whether `ref` is answered; waits for that, or for any other answer, until `deadline` of time.monotonic() at most."""
         calls = (call[0] for decoder in self._up() for call in decoder.calls)

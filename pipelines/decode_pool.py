@@ -1,7 +1,7 @@
 """What an encoder asks of its decode actors: prefetching in order, bounded frames in flight, and whom a death is blamed on.
 
 Videos are handed out in the shard's order and their segments consumed in time order, while the actors work ahead:
-at most count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
+at most about count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
 
 An actor answers its calls in order, so the first unanswered one is to blame for a death or a hang. A video that
 kills its decoder is tried once more with the same decoder (an outside kill, or one by Ray's memory monitor, must not
@@ -102,6 +102,8 @@ class DecodePool:
             for video in self._queue:
                 self._drop(video)
             self._queue = []
+            # Not until the next shard: frames that nobody wants any more would stay in memory.
+            self._calls.pending()
 
     def wait_opened(self, video: Video) -> Opened:
         """Waits until `video` is scanned; raises its MediaError."""
@@ -157,6 +159,7 @@ class DecodePool:
                 self._bring_home(owner, error)
                 continue
             owner.calls = deque(call for call in owner.calls if call[0] != ref)
+            self._calls.forget(ref)
             span.calls.popleft()
             span.next_cell += frames.cells
             span.delivered = True
@@ -241,7 +244,7 @@ class DecodePool:
             self._decoders,
             pending=self._calls.pending(),
             each=self._lookahead,
-            most=self._lookahead * self._crew.count,
+            count=self._crew.count,
         )
         for decoder, span in list(asked):
             if span not in decoder.spans:
@@ -250,7 +253,7 @@ class DecodePool:
         self._calls.fetch_ahead()
 
     def _near(self) -> list[Video]:
-        """The next videos: one for each actor and one more, and as many as there may be segments of in memory."""
+        """The next videos: as many as there may be segments of in memory, and of those that are not open one more than actors."""
         near: list[Video] = []
         segments = unopened = 0
         for video in self._queue:
@@ -261,7 +264,7 @@ class DecodePool:
             near.append(video)
             if video.opened is not None:
                 segments += video.opened.grid.segments
-            elif video.error is None:
+            else:
                 unopened += 1
         return near
 

@@ -9,14 +9,14 @@ from echoprune.s3_objects import S3Counts
 
 @dataclass(frozen=True)
 class VideoStarted:
-    """From here on the worker's death would be this video's doing."""
+    """From here on the worker's death would be this video's doing, as far as can be told (video_runs.py)."""
 
     video_id: str
 
 
 @dataclass(frozen=True)
 class CellsDone:
-    """Progress inside a video: cells encoded so far, and the seconds of video that they cover.
+    """Progress inside a video: cells that the encoder was asked for so far, and the seconds of video that they cover.
 
     `wait_s`, `encode_s`: where the worker's time on this shard has gone so far.
     """

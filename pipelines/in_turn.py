@@ -13,9 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Calls that may wait: while a video is written, the GPU has as many segments to go on with. Each holds its tokens on the GPU, 15
-# to 75 MB.
-MOST = 8
+# Calls that are not done, at most: while a video is written, the GPU has as many segments to go on with, some 90 ms. Each holds its
+# tokens on the GPU, 15 to 75 MB, and more where they are computed in float32.
+MOST = 4
 
 
 class InTurn:
@@ -29,28 +29,30 @@ class InTurn:
         self._pool = ThreadPoolExecutor(1, "in-turn", initializer=start) if beside else None
         self._room = threading.Semaphore(MOST)
         self._raised: BaseException | None = None
+        self.raised_for: str | None = None
 
-    def ask(self, call: Callable[[], T]) -> Future[T]:
-        """`call` will be done; waits while MOST others are waiting. Raises what one before it raised."""
+    def ask(self, call: Callable[[], T], *, of: str = "") -> Future[T]:
+        """`call` will be done, for `of`; waits while MOST others are not done. Raises what one before it raised, `raised_for`."""
         self.check()
         if self._pool is None:
             done: Future[T] = Future()
             done.set_result(call())
             return done
         self._room.acquire()
-        return self._pool.submit(self._do, call)
+        return self._pool.submit(self._do, call, of)
 
     def check(self) -> None:
         """Raises what a call raised, if one did."""
         if self._raised is not None:
             raise self._raised
 
-    def _do(self, call: Callable[[], T]) -> T:
+    def _do(self, call: Callable[[], T], of: str) -> T:
         try:
             self.check()
             return call()
         except BaseException as error:
-            self._raised = error
+            if self._raised is None:
+                self._raised, self.raised_for = error, of
             raise
         finally:
             self._room.release()

@@ -175,7 +175,7 @@ class IndexWorker:
             ):
                 for source in shard.sources:
                     if shard.redo and source.video_id not in shard.redo:
-                        runs.copied(source)
+                        yield from runs.copied(source)
                     elif source.video_id in quarantined:
                         killed = MediaError(
                             f"{source.uri}: encoding it ended the worker twice, the second time alone "

@@ -1,8 +1,9 @@
 """The videos of an open shard: encoded one after another, chosen among and written in turn, told of as they end.
 
 On a GPU choosing and writing are done beside the encoder (in_turn.py), so that a video is written while the next one is encoded: it is
-told of after that one has started. A worker's death is then blamed on the video that is encoded; if it was the one that is
-written, so it will be again, until it is alone: what goes before and after a video that is alone waits for it.
+told of after that one has started. An error is told to be of the video whose call raised it. A worker's death is blamed on the video
+that is encoded, or on the one that is waited for; if it was another one that was written, so it will be again, until that
+one is alone: what goes before and after a video that is alone waits for it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Clock:
             self.encode_s += time.perf_counter() - given
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     """A video on its way; `error`: why it has failed while tokens were chosen among."""
 
@@ -98,48 +99,65 @@ class VideoRuns:
     clock: Clock
     beside: bool
     threads: int
-    _ending: deque[Future[VideoDone | None]] = field(default_factory=deque)
+    _ending: deque[tuple[str, Future[VideoDone | None]]] = field(default_factory=deque)
     _begun: list[_Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._turn = InTurn(beside=self.beside, start=partial(torch.set_num_threads, self.threads))
 
     def run(self, source: Source, video: DecodedVideo, *, alone: bool) -> Generator[Event, None, None]:
-        """Encodes a video. `alone`: nothing is done beside it, before or after."""
-        if alone:
-            yield from self.rest()
-        yield VideoStarted(source.video_id)
-        try:
-            opened = video.open()
-        except MediaError as error:
-            self._end(partial(self.files.failed, source, copy(error)))
-        else:
-            yield from self._encode(source, opened, video)
-        yield from self.rest() if alone else self._told(None)
+        """Encodes a video. `alone`: nothing is encoded, chosen among or written beside it."""
+        yield from self._told_of(self._run(source, video, alone=alone))
 
-    def copied(self, source: Source) -> None:
+    def copied(self, source: Source) -> Generator[Event, None, None]:
         """Takes over a video that is committed as it is."""
-        self._end(partial(self.files.copy, source))
+        yield from self._told_of(self._written(source, partial(self.files.copy, source)))
 
     def failed(self, source: Source, error: MediaError) -> Generator[Event, None, None]:
         """Writes down a video that is not tried."""
-        self._end(partial(self.files.failed, source, error))
-        yield from self._told(None)
+        yield from self._told_of(self._written(source, partial(self.files.failed, source, error)))
 
     def rest(self) -> Generator[Event, None, None]:
         """Waits until all videos are written."""
-        while self._ending:
-            asked = time.perf_counter()
-            done = self._ending.popleft().result()
-            self.clock.encode_s += time.perf_counter() - asked
-            if done is not None:
-                yield done
+        yield from self._told_of(self._rest())
 
     def close(self) -> None:
         """Ends what is under way, and removes its spill files."""
         self._turn.close()
         for run in self._begun:
             run.indexing.close()
+
+    def _told_of(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        """`events`; where a call that was done in turn raised, its video is in hand when that comes out."""
+        try:
+            yield from events
+        except Exception:
+            if self._turn.raised_for is not None:
+                yield VideoStarted(self._turn.raised_for)
+            raise
+
+    def _run(self, source: Source, video: DecodedVideo, *, alone: bool) -> Generator[Event, None, None]:
+        if alone:
+            yield from self._rest()
+        yield VideoStarted(source.video_id)
+        try:
+            opened = video.open()
+        except MediaError as error:
+            self._end(source, partial(self.files.failed, source, copy(error)))
+        else:
+            yield from self._encode(source, opened, video)
+        yield from self._rest() if alone else self._ended(None)
+
+    def _written(self, source: Source, call: Callable[[], VideoDone | None]) -> Generator[Event, None, None]:
+        self._end(source, call)
+        yield from self._ended(None)
+
+    def _rest(self) -> Generator[Event, None, None]:
+        while self._ending:
+            asked = time.perf_counter()
+            self._ending[0][1].exception()
+            self.clock.encode_s += time.perf_counter() - asked
+            yield from self._ended(None)
 
     def _encode(self, source: Source, opened: Opened, video: DecodedVideo) -> Generator[Event, None, None]:
         grid = opened.grid
@@ -152,11 +170,11 @@ class VideoRuns:
                 spill_dir=self.spill_dir,
             )
         )
-        self._begun = [*(each for each in self._begun if not each.indexing.closed), run]
+        self._begun.append(run)
         told, stopped = time.monotonic(), None
         try:
             for frames in self.clock.timed(video.segments()):
-                self._turn.ask(partial(run.take, run.indexing.begin(frames)))
+                self._turn.ask(partial(run.take, run.indexing.begin(frames)), of=source.video_id)
                 if run.error is not None:
                     break
                 if time.monotonic() - told >= EVENT_INTERVAL_S:
@@ -170,11 +188,11 @@ class VideoRuns:
                         wait_s=self.clock.wait_s,
                         encode_s=self.clock.encode_s,
                     )
-                yield from self._told(source.video_id)
+                yield from self._ended(source.video_id)
         except MediaError as error:
             # Without its traceback, which holds this frame, and that the last pictures.
             stopped = copy(error)
-        self._end(partial(self._finish, source, opened, run, stopped))
+        self._end(source, partial(self._finish, source, opened, run, stopped))
 
     def _finish(self, source: Source, opened: Opened, run: _Run, stopped: MediaError | None) -> VideoDone:
         error = run.error or (stopped if run.indexing.cells == 0 else None)
@@ -183,22 +201,25 @@ class VideoRuns:
                 indexed = run.indexing.finish(stopped)
             except MediaError as nothing:
                 error = copy(nothing)
+        # It holds 12 bytes a candidate token, and has given its files away by now, or gives them up.
+        self._begun.remove(run)
         if error is not None:
             run.indexing.close()
             return self.files.failed(source, error)
         with indexed:
             return self.files.store(source, opened, indexed)
 
-    def _end(self, call: Callable[[], VideoDone | None]) -> None:
-        self._ending.append(self._turn.ask(call))
+    def _end(self, source: Source, call: Callable[[], VideoDone | None]) -> None:
+        self._ending.append((source.video_id, self._turn.ask(call, of=source.video_id)))
 
-    def _told(self, encoded: str | None) -> Generator[Event, None, None]:
-        """Tells of the videos that have ended; `encoded`: the one that is in hand."""
-        any_ = False
-        while self._ending and self._ending[0].done():
-            done = self._ending.popleft().result()
+    def _ended(self, encoded: str | None) -> Generator[Event, None, None]:
+        """Tells of the videos that have ended; then in hand is `encoded`, or, of those that are written, the next."""
+        told = False
+        while self._ending and self._ending[0][1].done():
+            done = self._ending.popleft()[1].result()
             if done is not None:
-                any_ = True
+                told = True
                 yield done
-        if any_ and encoded is not None:
-            yield VideoStarted(encoded)
+        in_hand = encoded or (self._ending[0][0] if self._ending else None)
+        if told and in_hand is not None:
+            yield VideoStarted(in_hand)

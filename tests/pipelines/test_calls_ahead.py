@@ -44,7 +44,7 @@ class Simulated:
             self.decoders,
             pending=pending,
             each=self.each,
-            most=self.each * len(self.decoders),
+            count=len(self.decoders),
         )
         for decoder, span in list(asked):
             if span not in decoder.spans:
@@ -96,7 +96,7 @@ def test_all_are_at_work_however_spans_and_memory_fit(each: int, length: int) ->
 
 def test_what_is_consumed_first_is_asked_for_first_one_span_an_actor() -> None:
     todo, decoders = spans(3, 3, 3), processes(2)
-    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=3, most=6))
+    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=3, count=2))
     assert [(decoder.pid, todo.index(span)) for decoder, span in asked] == [(0, 0), (0, 0), (1, 1), (1, 1)]
     assert max(Counter(decoder.pid for decoder, _ in asked).values()) == PENDING
 
@@ -104,7 +104,7 @@ def test_what_is_consumed_first_is_asked_for_first_one_span_an_actor() -> None:
 def test_one_that_has_calls_to_answer_is_not_asked_for_more() -> None:
     todo, decoders = spans(5), processes(2)
     pending = {decoders[0]: PENDING, decoders[1]: PENDING - 1}
-    asked = list(calls_ahead(todo, decoders, pending=pending, each=4, most=8))
+    asked = list(calls_ahead(todo, decoders, pending=pending, each=4, count=2))
     assert [decoder.pid for decoder, _ in asked] == [1]
 
 
@@ -116,7 +116,7 @@ def test_memory_that_others_fill_leaves_each_its_own() -> None:
         ref = object()
         first.calls.append(ref)
         decoders[0].calls.append((ref, first.video, first))
-    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=3, most=6))
+    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=3, count=2))
     assert [(decoder.pid, todo.index(span)) for decoder, span in asked] == [(1, 1)] * ALWAYS
 
 
@@ -124,7 +124,7 @@ def test_a_video_that_must_be_at_home_is_asked_of_an_actor_there() -> None:
     todo, decoders = spans(2, 2), processes(2)
     todo[0].video.at_home = True
     decoders[0].home = False
-    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=2, most=4))
+    asked = list(calls_ahead(todo, decoders, pending=dict.fromkeys(decoders, 0), each=2, count=2))
     assert {(decoder.pid, todo.index(span)) for decoder, span in asked} == {(1, 0), (0, 1)}
 
 
@@ -137,5 +137,45 @@ def test_what_was_another_ones_comes_on_top_of_the_bound() -> None:
         ref = object()
         own.calls.append(ref)
         decoders[0].calls.append((ref, own.video, own))
-    asked = list(calls_ahead(todo, decoders, pending={decoders[0]: 0}, each=2, most=2))
+    asked = list(calls_ahead(todo, decoders, pending={decoders[0]: 0}, each=2, count=1))
     assert [todo.index(span) for _, span in asked] == [0, 0]
+
+
+def test_room_is_left_for_actors_that_are_still_to_come() -> None:
+    # 8 are to be, one is up; then the others come, each with nothing.
+    todo, decoders = spans(*[30] * 8), processes(8)
+
+    def fill(up: list[DecodeProcess]) -> None:
+        for _ in range(100):
+            asked = list(calls_ahead(todo, up, pending=dict.fromkeys(up, 0), each=3, count=8))
+            for decoder, span in asked:
+                if span not in decoder.spans:
+                    decoder.spans.append(span)
+                span.calls.append(object())
+                decoder.calls.append((span.calls[-1], span.video, span))
+
+    fill(decoders[:1])
+    assert decoders[0].load == 2 * 3
+    fill(decoders)
+    assert sum(decoder.load for decoder in decoders) == 3 * 8
+
+
+def test_one_that_answers_all_at_once_since_it_is_dead_takes_no_more_than_twice_its_share() -> None:
+    todo, decoders = spans(*[40] * 4), processes(4)
+    pending = dict.fromkeys(decoders, PENDING) | {decoders[1]: 0}
+    for _ in range(100):
+        for decoder, span in list(calls_ahead(todo, decoders, pending=pending, each=16, count=4)):
+            if span not in decoder.spans:
+                decoder.spans.append(span)
+            span.calls.append(object())
+            decoder.calls.append((span.calls[-1], span.video, span))
+    assert [decoder.load for decoder in decoders] == [0, 32, 0, 0]
+
+
+def test_one_in_the_middle_of_its_own_span_begins_no_other_when_it_has_asked_for_one_it_inherited() -> None:
+    todo, decoders = spans(1, 5, 5), processes(1)
+    lost, own, later = todo
+    lost.inherited = True
+    decoders[0].spans += [own, lost]
+    asked = list(calls_ahead([lost, later], decoders, pending={decoders[0]: 0}, each=4, count=1))
+    assert [todo.index(span) for _, span in asked] == [0]

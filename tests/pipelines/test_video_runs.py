@@ -136,6 +136,51 @@ def test_nothing_is_written_while_a_video_is_alone(
     assert ends == begins + 1
 
 
+@pytest.mark.parametrize("number", [0, 2, 4])
+@pytest.mark.parametrize("where", ["take", "finish"])
+def test_an_error_that_nobody_foresaw_is_told_of_in_the_name_of_its_video(
+    where: str,
+    number: int,
+    beside: None,
+    tiny: Path,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, shard = shard_of(tmp_path / "store", tiny, videos)
+    bad = [
+        source
+        for source in shard.sources
+        if Path(source.uri).name in ("0.mp4", "1.mp4", "2.mp4", "3.mp4", "4.mp4")
+    ][number]
+    store, called = OpenShard.store, getattr(VideoIndexing, where)
+    grids: dict[int, str] = {}
+    opened = video_runs.VideoRuns._encode
+
+    def encoded(self: Any, source: Any, found: Any, video: Any) -> Iterator[Event]:
+        grids[id(found.grid)] = source.video_id
+        yield from opened(self, source, found, video)
+
+    def late(self: OpenShard, *arguments: Any) -> VideoDone:
+        time.sleep(0.1)
+        return store(self, *arguments)
+
+    def broken(self: VideoIndexing, *arguments: Any) -> Any:
+        if grids[id(self._grid)] == bad.video_id:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return called(self, *arguments)
+
+    monkeypatch.setattr(video_runs.VideoRuns, "_encode", encoded)
+    monkeypatch.setattr(OpenShard, "store", late)
+    monkeypatch.setattr(VideoIndexing, where, broken)
+    held: tuple[str, ...] = ()
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        for event in made.run_shard(shard, {}):
+            now = in_hand(event)
+            held = held if now is None else now
+    assert held == (bad.video_id,)
+
+
 def test_a_full_disk_while_tokens_are_chosen_ends_the_worker_and_leaves_nothing(
     beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
