@@ -29,7 +29,7 @@ from echoprune.staging import StagedVideos
 from pipelines.calls_ahead import calls_ahead
 from pipelines.decode_actor import NOT_HERE, Opened
 from pipelines.decode_calls import DecodeCalls
-from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer, as_seen
+from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer
 from pipelines.decoders import Decoders
 from pipelines.growth import Pace
 from pipelines.ray_errors import GONE
@@ -178,7 +178,7 @@ class DecodePool:
         """Gives `span`, which is waited for and was lost with its decoder, to one that has its hands full already."""
         owner = next((each for each in self._decoders if span in each.spans), None)
         if owner is not None:
-            self._issue(owner, span)  # it may have less in flight than when it took its later ones
+            owner.ask(span, self._staged)  # it may have less in flight than when it took its later ones
             return
         fit = [each for each in self._decoders if each.may_have(span.video)]
         if not fit:
@@ -187,7 +187,7 @@ class DecodePool:
         heir = min(fit, key=lambda each: len(each.calls))
         span.inherited = True
         heir.spans.append(span)
-        self._issue(heir, span)
+        heir.ask(span, self._staged)
 
     def _bring_home(self, decoder: DecodeProcess, error: Exception) -> None:
         """Ends a decoder away that could not get at a video, whose part goes on at home."""
@@ -249,7 +249,7 @@ class DecodePool:
         for decoder, span in list(asked):
             if span not in decoder.spans:
                 decoder.spans.append(span)
-            self._issue(decoder, span)
+            decoder.ask(span, self._staged)
         self._calls.fetch_ahead()
 
     def _near(self) -> list[Video]:
@@ -280,19 +280,6 @@ class DecodePool:
             video.fail(error)
             return False
         return True
-
-    def _issue(self, decoder: DecodeProcess, span: Span) -> None:
-        if not span.begun:
-            span.begun = True
-            video = span.video
-            if not decoder.home:
-                decoder.handle.see.remote(span.key, as_seen(video, self._staged))
-            decoder.handle.begin.remote(
-                span.key, video.opened_ref, span.next_cell, span.stop_cell, video.decoder
-            )
-        ref = decoder.handle.segment.remote(span.key)
-        span.calls.append(ref)
-        decoder.calls.append((ref, span.video, span))
 
     def _try_open(self, video: Video) -> bool:
         """Whether `video` is opened or has failed to; never waits."""

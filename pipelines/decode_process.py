@@ -161,6 +161,20 @@ class DecodeProcess:
         unfinished = (span for span in begun if span.to_issue or any(span is each for _, each in waiting))
         return next((span.video for span in unfinished), video)
 
+    def ask(self, span: Span, staged: StagedVideos | None) -> None:
+        """Asks it for the next segment of `span`, which it begins first if it has not."""
+        video = span.video
+        if not span.begun:
+            span.begun = True
+            if not self.home:
+                self.handle.see.remote(span.key, as_seen(video, staged))
+            self.handle.begin.remote(
+                span.key, video.opened_ref, span.next_cell, span.stop_cell, video.decoder
+            )
+        ref = self.handle.segment.remote(span.key)
+        span.calls.append(ref)
+        self.calls.append((ref, video, span))
+
     def let_go(self) -> None:
         """Takes back what it was asked for: it has ended."""
         for _, video, span in self.calls:
