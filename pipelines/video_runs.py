@@ -145,7 +145,7 @@ class VideoRuns:
         except MediaError as error:
             self._end(source, partial(self.files.failed, source, copy(error)))
         else:
-            yield from self._encode(source, opened, video)
+            yield from self._encode(source, opened, video, alone=alone)
         yield from self._rest() if alone else self._ended(None)
 
     def _written(self, source: Source, call: Callable[[], VideoDone | None]) -> Generator[Event, None, None]:
@@ -159,7 +159,9 @@ class VideoRuns:
             self.clock.encode_s += time.perf_counter() - asked
             yield from self._ended(None)
 
-    def _encode(self, source: Source, opened: Opened, video: DecodedVideo) -> Generator[Event, None, None]:
+    def _encode(
+        self, source: Source, opened: Opened, video: DecodedVideo, *, alone: bool
+    ) -> Generator[Event, None, None]:
         grid = opened.grid
         run = _Run(
             VideoIndexing(
@@ -174,7 +176,10 @@ class VideoRuns:
         told, stopped = time.monotonic(), None
         try:
             for frames in self.clock.timed(video.segments()):
-                self._turn.ask(partial(run.take, run.indexing.begin(frames)), of=source.video_id)
+                taken = self._turn.ask(partial(run.take, run.indexing.begin(frames)), of=source.video_id)
+                if alone:
+                    # It may have ended its worker for memory: one segment at a time.
+                    taken.exception()
                 if run.error is not None:
                     break
                 if time.monotonic() - told >= EVENT_INTERVAL_S:

@@ -122,18 +122,38 @@ def test_in_hand_is_the_video_that_is_encoded_and_at_the_end_the_last_one(
     assert len(set(taken)) >= len(order) - 2
 
 
-def test_nothing_is_written_while_a_video_is_alone(
-    beside: None, tiny: Path, videos: Path, tmp_path: Path
+def test_while_a_video_is_alone_nothing_is_written_and_one_segment_encoded_at_a_time(
+    beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    under_way: dict[int, int] = {}
+    most: dict[int, int] = {}
+    begin, take = VideoIndexing.begin, VideoIndexing.take
+
+    def begun(self: VideoIndexing, frames: Any) -> Begun:
+        under_way[id(self)] = under_way.get(id(self), 0) + 1
+        most[self._grid.frames] = max(most.get(self._grid.frames, 0), under_way[id(self)])
+        return begin(self, frames)
+
+    def slow(self: VideoIndexing, segment: Begun) -> None:
+        time.sleep(0.05)
+        take(self, segment)
+        under_way[id(self)] -= 1
+
+    monkeypatch.setattr(VideoIndexing, "begin", begun)
+    monkeypatch.setattr(VideoIndexing, "take", slow)
     made, shard = shard_of(tmp_path / "store", tiny, videos)
-    alone = shard.sources[2].video_id
+    names = [Path(source.uri).name for source in shard.sources]
+    alone = shard.sources[names.index("2.mp4")].video_id
     events = list(made.run_shard(shard, {}, frozenset({alone})))
     told = [event for event in events if isinstance(event, VideoStarted | VideoDone)]
     begins = next(i for i, event in enumerate(told) if event.video_id == alone)
     ends = next(i for i, event in enumerate(told) if isinstance(event, VideoDone) and event.video_id == alone)
-    before = [source.video_id for source in shard.sources[:2]]
+    before = [source.video_id for source in shard.sources[: names.index("2.mp4")]]
     assert {event.video_id for event in told[:begins] if isinstance(event, VideoDone)} == set(before)
     assert ends == begins + 1
+    # 2.mp4 has 8 sampled frames, 5.mkv has 7: two segments each.
+    assert most[8] == 1
+    assert most[7] == 2
 
 
 @pytest.mark.parametrize("number", [0, 2, 4])
@@ -157,9 +177,9 @@ def test_an_error_that_nobody_foresaw_is_told_of_in_the_name_of_its_video(
     grids: dict[int, str] = {}
     opened = video_runs.VideoRuns._encode
 
-    def encoded(self: Any, source: Any, found: Any, video: Any) -> Iterator[Event]:
+    def encoded(self: Any, source: Any, found: Any, video: Any, *, alone: bool) -> Iterator[Event]:
         grids[id(found.grid)] = source.video_id
-        yield from opened(self, source, found, video)
+        yield from opened(self, source, found, video, alone=alone)
 
     def late(self: OpenShard, *arguments: Any) -> VideoDone:
         time.sleep(0.1)
