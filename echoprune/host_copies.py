@@ -32,8 +32,8 @@ class HostCopies:
     """The ways from `device` to the CPU: two streams, before others where the GPU has to choose.
 
     What is sent waits there for all that it is computed from. What is done aside must not wait behind that: a segment's
-    rows are taken when the next segment has been begun, and sent. While one stream did both, all that `index` does added 8.5 ms
-    to a segment's 21; with two it was not measured yet.
+    rows are taken when the next segment has been begun, and sent. While one stream did both, all that `index` does added 41 to 55 %
+    to a segment's 21 ms on an H200; with two 14 to 18 %.
     """
 
     def __init__(self, device: torch.device) -> None:

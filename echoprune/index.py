@@ -103,7 +103,8 @@ class VideoIndexing:
     """One video on its way to its kept tokens: `begin` each segment, `take` what came of each, `finish`; then close it.
 
     `begin` asks the encoder and waits for nothing on a GPU. `take` and `finish` wait, and do what the encoder is not needed
-    for: they may be called in another thread than `begin`, by one thread at a time, in the order of the segments. What is kept depends on that order alone.
+    for: they may be called in another thread than `begin`, by one thread at a time, in the order of the segments. What is
+    kept depends on that order alone.
 
     `time_base_s`: seconds per tick of `grid.cell_pts`. Spill files are in `spill_dir`.
     """
@@ -177,8 +178,8 @@ def index_segments(
     cell it propagates. Frames that the decoder patched are stored, and are an `.error` of kind "damaged" if there is
     no other. Tokens that are not finite are a MediaError of stage "encode". K is taken from the cells
     that were encoded, so a video that breaks off keeps the ratio that was asked for. `ahead`: segments that the encoder
-    may have been asked for before tokens of the one before are chosen; None: one on a GPU, which then is busy more of the time, and
-    none elsewhere, where it would take memory alone. What is kept does not depend on it.
+    may have been asked for before tokens of the one before are chosen; None: one on a GPU, which then is
+    busy more of the time, and none elsewhere, where it would take memory alone. What is kept does not depend on it.
     """
     ahead = int(encoder.device.type == "cuda") if ahead is None else ahead
     begun: deque[Begun] = deque()

@@ -1,7 +1,8 @@
 """What an encoder asks of its decode actors: prefetching in order, bounded frames in flight, and whom a death is blamed on.
 
 Videos are handed out in the shard's order and their segments consumed in time order, while the actors work ahead:
-at most about count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
+at most about count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several
+actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
 
 An actor answers its calls in order, so the first unanswered one is to blame for a death or a hang. A video that
 kills its decoder is tried once more with the same decoder (an outside kill, or one by Ray's memory monitor, must not

@@ -1,7 +1,8 @@
 """What follows the encoder's work on a video, done in turn: by a thread beside it, or at once.
 
-The process that asks a GPU for the next segment is to do nothing else: choosing among tokens and copying their rows took it 10
-to 18 ms a segment, and a minute of video 65 ms more to be written, in which a GPU with 23 ms a segment had nothing to do.
+The process that asks a GPU for the next segment is to do nothing else: choosing among tokens and copying their rows takes 9 ms a
+segment of a core, and a minute of video 75 ms more to be written (`benchmarks.beside`), in which a GPU with 23 ms a segment had
+nothing to do.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class InTurn:
 
     def ask(self, call: Callable[[], T], *, of: str = "") -> Future[T]:
         """`call` will be done, for `of`; waits while MOST others are not done. Raises what one before it raised, `raised_for`."""
-        self.check()
+        self._check()
         if self._pool is None:
             done: Future[T] = Future()
             done.set_result(call())
@@ -41,14 +42,14 @@ class InTurn:
         self._room.acquire()
         return self._pool.submit(self._do, call, of)
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raises what a call raised, if one did."""
         if self._raised is not None:
             raise self._raised
 
     def _do(self, call: Callable[[], T], of: str) -> T:
         try:
-            self.check()
+            self._check()
             return call()
         except BaseException as error:
             if self._raised is None:

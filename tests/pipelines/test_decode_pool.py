@@ -202,6 +202,7 @@ def test_work_ahead_is_bounded(three: Pool, uris: list[str], expected: list[obje
         for index, _ in enumerate(video.segments()):
             asked = [decoder.load for decoder in three.pool._decoders]
             assert sum(asked) <= 2 * 3, (index, asked)
+            assert max(asked) <= 2 * 2, (index, asked)
     assert same(read(three.pool, uris), expected)
 
 
