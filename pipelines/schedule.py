@@ -93,7 +93,8 @@ class Scheduler:
     deaths: int = 0
     _item_deaths: Counter[tuple[str, ...]] = field(default_factory=Counter)
     _shard_deaths: Counter[str] = field(default_factory=Counter)
-    _lost_nodes: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    # By item, or shard: the nodes that it had a worker on when they went.
+    _lost_nodes: defaultdict[tuple[str, ...], set[str]] = field(default_factory=lambda: defaultdict(set))
     _in_a_row: int = 0
     # Where a shard has ended a worker.
     _ended_at: defaultdict[str, set[Place]] = field(default_factory=lambda: defaultdict(set))
@@ -210,8 +211,9 @@ class Scheduler:
             if with_node:
                 log.warning("shard %s begins again: its machine went away", job.shard.shard_id)
                 key = job.current or (job.shard.shard_id,)
-                self._lost_nodes[key] += 1
-                if self._lost_nodes[key] <= LOST_NODES_PER_ITEM:
+                # One node counts once: a worker that was idle there may be given the shard before its end is known.
+                self._lost_nodes[key].add(job.death.place_known.node_id or f"unknown {self.deaths}")
+                if len(self._lost_nodes[key]) <= LOST_NODES_PER_ITEM:
                     continue
             self._ended_at[job.shard.shard_id].add(job.worker.where)
             self._loading.has_failed(job.worker, at_work=at_work)
