@@ -52,15 +52,18 @@ def library_inputs(model: Any, prompt: Prompt) -> dict[str, Any]:
 
 
 def prefill_work(config: Any, length: int) -> tuple[list[Product], float]:
-    """The matrix products of a prompt of `length` tokens, and the operations of causal attention."""
+    """The matrix products of a prompt of `length` tokens, and the operations of causal attention, as the fast engine does them.
+
+    Of the last layer it computes keys and values alone for all but the last token.
+    """
     text = config.get_text_config()
     hidden, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
     width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
     queries, keys = text.num_attention_heads * width, text.num_key_value_heads * width
     products: list[Product] = [
         (layers, length, queries + 2 * keys, hidden),
-        (layers, length, hidden, queries),
-        (layers, length, 2 * inner, hidden),
-        (layers, length, hidden, inner),
+        (layers - 1, length, hidden, queries),
+        (layers - 1, length, 2 * inner, hidden),
+        (layers - 1, length, hidden, inner),
     ]
-    return products, 2.0 * layers * queries * length**2
+    return products, 2.0 * (layers - 1) * queries * length**2

@@ -39,6 +39,7 @@ from echoprune.models.answerer import Answerer, Decoding
 from echoprune.models.encoder import Encoder
 from echoprune.models.tiny import write_tiny_checkpoint
 from echoprune.question import Question
+from echoprune.schema import COMPRESSIONS
 from echoprune.store import open_store
 from echoprune.synth import render_archive
 from pipelines.versions import versions
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=320, help="sampled frames, two a second (320)")
     parser.add_argument("--side", type=int, default=224, help="picture size, pixels; 224 is 64 tokens a cell")
     parser.add_argument("--keep", default="0.25", help="as of `index` (0.25)")
+    parser.add_argument("--compression", default="zstd", choices=COMPRESSIONS, help="as of `index` (zstd)")
     parser.add_argument("--budget", default="0.05", help="as of `answer` (0.05)")
     parser.add_argument("--new", default="1,16", help="new tokens of an answer, separated by commas (1,16)")
     parser.add_argument("--batch", default="1,16", help="questions at a time, separated by commas (1,16)")
@@ -142,7 +144,7 @@ def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> 
     """Seconds that the index run took, Ray's start included."""
     command = [sys.executable, "-m", "jobs.cli", "index", str(video), "--store", str(work / "store")]
     command += ["--model", model, "--keep", options.keep, "--device", options.device, "--fps", str(FPS)]
-    command += ["--tower", options.tower]
+    command += ["--tower", options.tower, "--compression", options.compression]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     }

@@ -101,7 +101,7 @@ def measure(folder: Path, device: torch.device, options: argparse.Namespace) -> 
 
     timed("plain read()", lambda: [_read(path) for path in files])
     timed("open, find the video", lambda: open_store(folder).video(URI))
-    for readers in sorted({1, 2, most}):
+    for readers in sorted({1, 2, min(8, most), most}):
         store_files.READERS = readers
         timed(f"to memory, {readers} threads", lambda: open_store(folder).tokens(URI))
     timed(

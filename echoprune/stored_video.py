@@ -92,6 +92,9 @@ class StoredVideo:
         self, view: View, query: torch.Tensor | None, *, reduce: str, device: torch.device
     ) -> tuple[Stored, torch.Tensor | None]:
         """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one."""
+        if query is not None and self.row["highest_dropped_novelty"] is not None:
+            # For `reach`, while another thread may be reading the tokens.
+            _ = self._pooled
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         related: list[torch.Tensor] = []
         for chunk in self._chunks(view, device):
@@ -199,28 +202,38 @@ def _frame_step_s(settings: StoreSettings, length_s: float) -> float | None:
 
 def _pick(tokens: TokenSet, index: torch.Tensor | slice) -> TokenSet:
     return TokenSet(
-        tokens=tokens.tokens[index],
-        positions=tokens.positions[index],
-        times_s=tokens.times_s[index],
-        correspondence=tokens.correspondence[index],
-        echo=tokens.echo[index],
-        anchor=tokens.anchor[index],
+        tokens=_taken(tokens.tokens, index),
+        positions=_taken(tokens.positions, index),
+        times_s=_taken(tokens.times_s, index),
+        correspondence=_taken(tokens.correspondence, index),
+        echo=_taken(tokens.echo, index),
+        anchor=_taken(tokens.anchor, index),
         grid_thw=tokens.grid_thw,
-        deepstack=None if tokens.deepstack is None else tokens.deepstack[:, index],
+        deepstack=None if tokens.deepstack is None else _taken(tokens.deepstack, index, dim=1),
     )
+
+
+def _taken(values: torch.Tensor, index: torch.Tensor | slice, *, dim: int = 0) -> torch.Tensor:
+    if isinstance(index, slice):
+        return values[(slice(None),) * dim + (index,)]
+    # Copies row by row: 2,048 tokens in 1.3 ms, by values[index] in 3.
+    return values.index_select(dim, index)
 
 
 def _joined(parts: list[TokenSet], view: View) -> TokenSet:
-    positions = torch.cat([part.positions for part in parts])
-    positions[:, 0] -= view.first_cell
     deep = [part.deepstack for part in parts if part.deepstack is not None]
     return TokenSet(
-        tokens=torch.cat([part.tokens for part in parts]),
-        positions=positions,
-        times_s=torch.cat([part.times_s for part in parts]),
-        correspondence=torch.cat([part.correspondence for part in parts]),
-        echo=torch.cat([part.echo for part in parts]),
-        anchor=torch.cat([part.anchor for part in parts]),
+        tokens=_cat([part.tokens for part in parts]),
+        positions=_cat([part.positions for part in parts]) - torch.tensor([view.first_cell, 0, 0]),
+        times_s=_cat([part.times_s for part in parts]),
+        correspondence=_cat([part.correspondence for part in parts]),
+        echo=_cat([part.echo for part in parts]),
+        anchor=_cat([part.anchor for part in parts]),
         grid_thw=view.grid_thw,
-        deepstack=torch.cat(deep, dim=1) if deep else None,
+        deepstack=_cat(deep, dim=1) if deep else None,
     )
+
+
+def _cat(parts: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    # torch copies a lone part too: 15 MB of 2,048 tokens in 6 ms.
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

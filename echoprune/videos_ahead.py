@@ -1,18 +1,21 @@
-"""The videos of questions, read by a thread of their own while the questions before them are answered."""
+"""The videos of questions, read by a thread of their own while the questions before them are answered.
+
+A question has its video once that is open: what else its prompt needs is done while its tokens are being read.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 
 import torch
 
-from echoprune.errors import StoreError
+from echoprune.errors import StoreError, UnanswerableError
 from echoprune.prepare import open_video
 from echoprune.question import Question
 from echoprune.store import TokenStore
@@ -42,14 +45,20 @@ def videos_ahead(
     with ThreadPoolExecutor(1, thread_name_prefix="videos-ahead") as thread:
         waiting: deque[tuple[Question, Future[StoredVideo]]] = deque()
 
+        def begin(question: Question) -> None:
+            opened = thread.submit(reader.open, question)
+            thread.submit(reader.read, opened)
+            waiting.append((question, opened))
+
         def ask(count: int) -> None:
-            waiting.extend((each, thread.submit(reader.read, each)) for each in islice(source, count))
+            for each in islice(source, count):
+                begin(each)
 
         try:
             for first in source:
                 if on_question is not None:
                     on_question(first)
-                waiting.append((first, thread.submit(reader.read, first)))
+                begin(first)
                 ask(AHEAD_QUESTIONS)
                 while waiting:
                     question, video = waiting.popleft()
@@ -68,22 +77,29 @@ class _Reader:
     def __init__(self, store: TokenStore, device: torch.device) -> None:
         self._store, self._device = store, device
         self._video: StoredVideo | None = None
+        self._wanted = False
         # Bytes of videos that no question has taken yet.
         self._held: dict[StoredVideo, int] = {}
         self._changing = threading.Lock()
 
-    def read(self, question: Question) -> StoredVideo:
-        """In the reader's thread: the question's video, its tokens in memory if there is room."""
+    def open(self, question: Question) -> StoredVideo:
+        """In the reader's thread: the question's video, whose tokens `read` is to read if there is room."""
         before, self._video = self._video, None
         video = self._video = open_video(question, self._store, before)
         with self._changing:
             room = AHEAD_BYTES - sum(self._held.values())
-            if video is not before and video.cached_bytes <= room:
+            self._wanted = video is not before and video.cached_bytes <= room
+            if self._wanted:
                 self._held[video] = video.cached_bytes
-        if video in self._held:
-            with suppress(StoreError):
-                video.read(self._device)
         return video
+
+    def read(self, opened: Future[StoredVideo]) -> None:
+        """In the reader's thread, right after `open`: its tokens are in memory from then on."""
+        # What goes wrong is raised where the question needs its video, or its tokens.
+        with suppress(StoreError, UnanswerableError, CancelledError):
+            video = opened.result()
+            if self._wanted:
+                video.read(self._device)
 
     def take(self, video: Future[StoredVideo]) -> StoredVideo:
         """In the thread of the questions."""

@@ -97,16 +97,22 @@ class LanguageModel:
         x = F.embedding(ids.to(device), self.embedding)
         x[visual] = torch.cat([part for prompt in prompts for part in self._features(prompt)])
         maps = _maps(prompts)
+        last = (torch.tensor(lengths).cumsum(0) - 1).to(device)
         for index, layer in enumerate(self.layers):
             qkv = F.linear(_normed(x, layer.norm1), *layer.qkv)
             keys = cache.layer(index)
             query = operations.place(qkv, angles, keys, slot=slot, at=at, norms=layer.head_norms)
+            if index == len(self.layers) - 1:
+                # The next token's logits are all that is wanted of the last layer, and its deepstack map changes no text.
+                x = x[last]
+                x.addmm_(self._attended_last(query[last], keys, slots, lengths), layer.out.t())
+                _add_mlp(x, layer)
+                break
             x.addmm_(self._attended(query, keys, slots, lengths), layer.out.t())
             _add_mlp(x, layer)
             if index < len(maps):
                 x.index_add_(0, visual, maps[index].to(device, self.dtype))
-        last = torch.tensor(lengths).cumsum(0) - 1
-        return self._logits(x[last.to(device)])
+        return self._logits(x)
 
     @torch.no_grad()
     def step(
@@ -155,6 +161,21 @@ class LanguageModel:
             found.append(_causal(one, key, value)[0].transpose(0, 1).reshape(length, -1))
             begin += length
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _attended_last(
+        self,
+        query: torch.Tensor,
+        cache: tuple[torch.Tensor, torch.Tensor],
+        slots: Sequence[int],
+        lengths: Sequence[int],
+    ) -> torch.Tensor:
+        """(sequences, heads x width) attention of the last query of each sequence, `query` (sequences, heads, width), over all its keys."""
+        found = []
+        for one, slot, length in zip(query, slots, lengths, strict=True):
+            key, value = (each[slot, :, :length][None] for each in cache)
+            every = F.scaled_dot_product_attention(one[None, :, None], key, value, enable_gqa=True)
+            found.append(every.reshape(1, -1))
+        return torch.cat(found)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(_normed(x, self._norm), self._head).float()

@@ -37,11 +37,15 @@ class Watched(TokenStore):
         super().__init__(*arguments)
         self.read: list[str] = []
         self.changed = threading.Condition()
+        # Nothing is read on while this is not set.
+        self.open = threading.Event()
+        self.open.set()
 
     def tokens(self, video: str, *, pin_memory: bool = False) -> TokenSet:
         with self.changed:
             self.read.append(self.video(video)["uri"])
             self.changed.notify_all()
+        assert self.open.wait(WAIT_S)
         return super().tokens(video, pin_memory=pin_memory)
 
     def wait_for(self, *uris: str) -> bool:
@@ -88,6 +92,21 @@ def test_what_comes_next_is_read_while_one_is_in_hand(store: Watched) -> None:
     # What cannot be opened is no video that goes on, as without reading ahead.
     assert last().row["uri"] == "/b.mp4" and last() is not third()
     assert [name for name, _ in told] == ["1", "2", "3", "4", "5"] and told[0][1] == []
+
+
+def test_a_question_has_its_video_while_the_tokens_are_read(store: Watched) -> None:
+    store.open.clear()
+    opened = videos_ahead([ask("/a.mp4")], store, device=CPU)
+    _, video = next(opened)
+    # Open, although nothing of it can be read yet.
+    found = video()
+    view = found.view(None, None)
+    assert view is not None and store.wait_for("/a.mp4")
+    store.open.set()
+    # Read once: who needs the tokens waits for the thread that is at it.
+    stored, _ = found.scores(view, None, reduce="max", device=CPU)
+    assert len(stored.t) == found.row["kept"] and store.read == ["/a.mp4"]
+    opened.close()
 
 
 def test_memory_and_questions_ahead_are_bounded(store: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
