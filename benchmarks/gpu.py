@@ -92,10 +92,10 @@ PARTS = (
             "fast",
             "--tower",
             "fast",
-            "--repeat",
-            "1",
+            "--compression",
+            "zstd,none",
         ),
-        280,
+        420,
     ),
     *(
         Part(

@@ -86,11 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model = str(write_tiny_checkpoint("qwen2_5_vl", work / "model", dim=options.dim))
         size = (options.side, options.side)
         (clip,) = render_archive(work / "archive", videos=1, seconds=options.frames / FPS, seed=0, size=size)
-        index_s = _index(work, clip.path, model, options)
+        index_s = {
+            each: _index(work, clip.path, model, each, options) for each in options.compression.split(",")
+        }
         torch.set_num_threads(options.threads)
         answerer = load_answerer(model, device=options.device, engine=options.engine)
         costs: list[Cost] = []
-        for cost in _costs(work / "store", clip.path, model, answerer, options):
+        stores = {each: work / each for each in index_s}
+        for cost in _costs(stores, clip.path, model, answerer, options):
             costs.append(cost)
             # A run that is cut off leaves what it had.
             _write(options, costs, index_s, answerer)
@@ -98,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write(options: argparse.Namespace, costs: Sequence[Cost], index_s: float, answerer: Answerer) -> None:
+def _write(
+    options: argparse.Namespace, costs: Sequence[Cost], index_s: dict[str, float], answerer: Answerer
+) -> None:
     if options.json is not None:
         record = _record(options, costs, index_s, answerer)
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -128,7 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=320, help="sampled frames, two a second (320)")
     parser.add_argument("--side", type=int, default=224, help="picture size, pixels; 224 is 64 tokens a cell")
     parser.add_argument("--keep", default="0.25", help="as of `index` (0.25)")
-    parser.add_argument("--compression", default="zstd", choices=COMPRESSIONS, help="as of `index` (zstd)")
+    parser.add_argument(
+        "--compression",
+        default="zstd",
+        help=f"of {', '.join(COMPRESSIONS)}, several separated by commas: a store each (zstd)",
+    )
     parser.add_argument("--budget", default="0.05", help="as of `answer` (0.05)")
     parser.add_argument("--new", default="1,16", help="new tokens of an answer, separated by commas (1,16)")
     parser.add_argument("--batch", default="1,16", help="questions at a time, separated by commas (1,16)")
@@ -140,11 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> float:
-    """Seconds that the index run took, Ray's start included."""
-    command = [sys.executable, "-m", "jobs.cli", "index", str(video), "--store", str(work / "store")]
+def _index(work: Path, video: Path, model: str, compression: str, options: argparse.Namespace) -> float:
+    """Seconds that the index run took, Ray's start included; the store is `work` / `compression`."""
+    command = [sys.executable, "-m", "jobs.cli", "index", str(video), "--store", str(work / compression)]
     command += ["--model", model, "--keep", options.keep, "--device", options.device, "--fps", str(FPS)]
-    command += ["--tower", options.tower, "--compression", options.compression]
+    command += ["--tower", options.tower, "--compression", compression]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     }
@@ -157,9 +166,9 @@ def _index(work: Path, video: Path, model: str, options: argparse.Namespace) -> 
 
 
 def _costs(
-    store: Path, video: Path, model: str, answerer: Answerer, options: argparse.Namespace
+    stores: dict[str, Path], video: Path, model: str, answerer: Answerer, options: argparse.Namespace
 ) -> Iterator[Cost]:
-    settings = open_store(store).settings
+    settings = open_store(next(iter(stores.values()))).settings
     call = PlainCall(str(video), model=model, answerer=answerer, settings=settings, text=QUESTION)
     encoder = load_encoder(
         model,
@@ -177,11 +186,18 @@ def _costs(
             ways: list[Callable[[], Cost]] = [
                 lambda new=new: _plain(call, answerer, new),  # type: ignore[misc]
                 lambda new=new, count=count: _dense(call, answerer, encoder, new, count),  # type: ignore[misc]
-                lambda asked=asked, new=new: _from_store("all", store, asked, answerer, new),  # type: ignore[misc]
-                lambda asked=asked, new=new: _from_store(options.budget, store, asked, answerer, new),  # type: ignore[misc]
+                *(
+                    lambda each=each, budget=budget, asked=asked, new=new: _from_store(  # type: ignore[misc]
+                        budget, each, asked, answerer, new
+                    )
+                    for each in stores.values()
+                    for budget in ("all", options.budget)
+                ),
             ]
-            # The plain call is one question, whatever the batch.
-            for way in ways[1:] if count > 1 else ways:
+            # The plain call is one question, whatever the batch; so is the dense way, again and again.
+            if count > 1:
+                yield ways[1]()
+            for way in ways[2:] if count > 1 else ways:
                 yield min((way() for _ in range(options.repeat)), key=lambda cost: cost.each_s)
 
 
@@ -232,7 +248,7 @@ def _dense(call: PlainCall, answerer: Answerer, encoder: Encoder, new: int, coun
 
 
 def _from_store(budget: str, store: Path, asked: Sequence[Question], answerer: Answerer, new: int) -> Cost:
-    name = "from the store, all of it" if budget == "all" else f"from the store, budget {budget}"
+    name = f"from the {store.name} store, {'all of it' if budget == 'all' else f'budget {budget}'}"
     prepared: list[float] = []
     cpu = time.process_time()
     started = _now(answerer)
@@ -270,7 +286,7 @@ def _now(answerer: Answerer) -> float:
 
 
 def _table(
-    costs: Sequence[Cost], index_s: float, answerer: Answerer, options: argparse.Namespace
+    costs: Sequence[Cost], index_s: dict[str, float], answerer: Answerer, options: argparse.Namespace
 ) -> list[str]:
     plain = {cost.new_tokens: cost for cost in costs if cost.name == PLAIN}
     lines = [
@@ -287,7 +303,8 @@ def _table(
         f"{f'1:{plain[cost.new_tokens].each_s / cost.each_s:.1f}':>8} {cost.cpu_s:>8.3f}"
         for cost in costs
     ]
-    return [*lines, f"the index, once for all questions, took {index_s:.1f} s with Ray's start"]
+    took = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in index_s.items())
+    return [*lines, f"the index, once for all questions, took {took} with Ray's start"]
 
 
 def _parameters(answerer: Answerer) -> int:
@@ -295,7 +312,7 @@ def _parameters(answerer: Answerer) -> int:
 
 
 def _record(
-    options: argparse.Namespace, costs: Sequence[Cost], index_s: float, answerer: Answerer
+    options: argparse.Namespace, costs: Sequence[Cost], index_s: dict[str, float], answerer: Answerer
 ) -> dict[str, Any]:
     machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
     if answerer.device.type == "cuda":

@@ -42,7 +42,7 @@ def _questions(part: dict[str, Any]) -> list[tuple[str, float]]:
     return [
         (f"question, {cost['questions']} at a time: from the store, plain call", plain[0] / cost["each_s"])
         for cost in asked
-        if plain and "budget" in cost["name"]
+        if plain and "budget" in cost["name"] and "none store" not in cost["name"]
     ]
 
 
