@@ -105,7 +105,7 @@ def _draw_kept(axes: Axes, timeline: Timeline) -> None:
     count = np.isfinite(chosen).sum(axis=1)
     mean = np.nansum(chosen, axis=1) / np.maximum(count, 1)
     axes.stairs(mean, group_edges, fill=True, color=page.KEPT_COLOUR, linewidth=0)
-    entries = [Patch(facecolor=page.KEPT_COLOUR, label="chosen by novelty")]
+    entries = [Patch(facecolor=page.KEPT_COLOUR, label="chosen by score")]
     if anchor.any():
         # Lines of at least a pixel: an anchor of a long video would otherwise be too thin to be seen.
         points = (edges[1] - edges[0]) / (edges[-1] - edges[0]) * axes.bbox.width * 72 / page.DPI
