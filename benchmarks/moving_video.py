@@ -26,14 +26,16 @@ def write_moving_video(path: Path, *, seconds: float, side: int, fps: int, seed:
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = _GOP_S * fps
-        for index, planes in enumerate(_frames(max(1, round(seconds * fps)), side=side, fps=fps, seed=seed)):
+        for index, planes in enumerate(
+            moving_planes(max(1, round(seconds * fps)), side=side, fps=fps, seed=seed)
+        ):
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def _frames(count: int, *, side: int, fps: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+def moving_planes(count: int, *, side: int, fps: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
     """(3/2 side, side) planes Y, U, V one below the other: drawing in RGB would cost more than encoding."""
     for first in range(0, count, SCENE_S * fps):
         rng = np.random.default_rng([seed, first])

@@ -18,6 +18,7 @@ import av.error
 
 from echoprune.backoff import OutOfPatienceError
 from echoprune.errors import MediaError, StoreError, StoreUnavailableError
+from echoprune.needed import NOTHING
 from echoprune.s3_options import current_s3, is_s3, s3_place
 
 # What FFmpeg opens as well: text (shown as on a terminal), and lists that pull in other files.
@@ -98,17 +99,27 @@ def shown_pts(frame: Any) -> int | None:
 
 
 def whole_frames(
-    container: Any, stream: Any, *, refused: Callable[[Any, av.error.FFmpegError], None] | None = None
+    container: Any,
+    stream: Any,
+    *,
+    refused: Callable[[Any, av.error.FFmpegError], None] | None = None,
+    needed: Callable[[Any], str] | None = None,
 ) -> Iterator[Any]:
     """Decoded frames in the order shown. Packets that the container itself calls damaged are left out.
 
     A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
     `refused`: called with each packet that the decoder finds invalid, which is then left out too; without it the first
-    one raises. Raises FFmpegError where reading stops early.
+    one raises. `needed`: what to decode of a packet (needed.py), all where it is None. Raises FFmpegError where reading
+    stops early.
     """
     for packet in packets_of(container, stream):
         if packet.is_corrupt:
             continue
+        if needed is not None:
+            skip = needed(packet)
+            if skip == NOTHING:
+                continue
+            stream.codec_context.skip_frame = skip
         try:
             frames = packet.decode()
         except av.error.InvalidDataError as error:

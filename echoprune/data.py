@@ -52,6 +52,7 @@ class VideoInfo:
     vfr: bool
     incomplete: str = ""
     path: str = ""
+    by_packets: bool = False
 
     def __post_init__(self) -> None:
         _require(

@@ -49,7 +49,11 @@ def decode(
     if not 0 <= first_cell < stop <= grid.cells:
         raise ValueError(f"cells {first_cell} to {stop} are not within the {grid.cells} of the video")
     per_cell = grid.cell_frames
-    name, source = _source(info, _wanted(grid, first_cell, stop), decoder=decoder, threads=threads)
+    # Of the whole video, so that what is decoded of it does not depend on how it is cut.
+    sampled = np.unique(grid.frame_pts)
+    name, source = _source(
+        info, _wanted(grid, first_cell, stop), sampled=sampled, decoder=decoder, threads=threads
+    )
     shown = _Shown(info, grid, resample)
     cell = first_cell
     while cell < stop:
@@ -64,7 +68,9 @@ def decode(
             if name == "decord" and decoder == "auto":
                 # Before its first picture: decord gives all of them or none.
                 _log.debug("%s; PyAV decodes it", error)
-                name, source = _source(info, _wanted(grid, cell, stop), decoder="pyav", threads=threads)
+                name, source = _source(
+                    info, _wanted(grid, cell, stop), sampled=sampled, decoder="pyav", threads=threads
+                )
                 continue
             complete = done // per_cell
             if complete:
@@ -129,10 +135,12 @@ class _Shown:
         return damaged
 
 
-def _source(info: VideoInfo, wanted: IntArray, *, decoder: str, threads: int) -> tuple[str, _Pictures]:
+def _source(
+    info: VideoInfo, wanted: IntArray, *, sampled: IntArray, decoder: str, threads: int
+) -> tuple[str, _Pictures]:
     if decoder == "decord" or (decoder == "auto" and decode_decord.may_take(info)):
         return "decord", decode_decord.pictures(info, wanted, threads=threads)
-    return "pyav", decode_pyav.pictures(info, wanted, threads=threads)
+    return "pyav", decode_pyav.pictures(info, wanted, sampled=sampled, threads=threads)
 
 
 def _frame_pts(grid: TimeGrid, first_cell: int, stop_cell: int) -> IntArray:

@@ -1,6 +1,7 @@
 """Pictures of a video through PyAV: sequential, matched by presentation time. The decoder that is right everywhere.
 
-Decodes from the start, or from a clean cut point in containers with a sound index (MP4, MOV, Matroska, WebM).
+Decodes from the start, or from a clean cut point in containers with a sound index (MP4, MOV, Matroska, WebM), and of what
+follows only what the sampled pictures need (needed.py).
 Seeking in MPEG-TS overshoots (14 of 14 frames wrong when measured), so others are never sought in.
 """
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
+from echoprune.needed import Needed
 from echoprune.time_jumps import MAX_STILL_S
 
 SEEKABLE = frozenset({"mov", "matroska"})
@@ -30,26 +32,35 @@ class _CutMissedError(Exception):
 
 
 def pictures(
-    info: VideoInfo, wanted: IntArray, *, threads: int = 1
+    info: VideoInfo, wanted: IntArray, *, sampled: IntArray | None = None, threads: int = 1
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     """For each of `wanted` (presentation times, strictly ascending, all of `info.pts`): (pts, picture, damaged).
 
-    The picture is uint8 (H, W, 3), RGB, native size, upright. `damaged`: 1 if it, or any frame since the clean cut
+    `sampled`: all that is ever wanted of the video, by default `wanted`; what else there is is not decoded unless those need
+    it. The picture is uint8 (H, W, 3), RGB, native size, upright. `damaged`: 1 if it, or any frame decoded since the clean cut
     point before it, was patched by the decoder after errors or refused, else 0; so it does not depend on where decoding
     began. In place of a refused frame comes the one before it. Raises MediaError (stage "decode") at the first time for
     which nothing comes, and with several threads at the first refused frame; everything before it has been yielded.
     """
-    for cut, run in _runs(info, wanted):
-        done = 0
-        if cut is not None:
+    sampled = wanted if sampled is None else sampled
+    for begin, run in _runs(info, wanted):
+        cut, done, sparing = begin, 0, info.by_packets
+        broken: MediaError | None = None
+        while done < len(run):
             try:
-                for picture in _from(info, run, cut=cut, threads=threads):
+                decoded = sampled if sparing else None
+                for picture in _from(info, run[done:], cut=cut, sampled=decoded, threads=threads):
                     done += 1
                     yield picture
             except _CutMissedError:
-                pass
-        if done < len(run):
-            yield from _from(info, run[done:], cut=None, threads=threads)
+                if broken is not None:
+                    raise broken from None
+                cut = None
+            except MediaError as error:
+                if not sparing:
+                    raise
+                # Once more with every frame decoded: the decoder may have put it out of order for want of others.
+                cut, sparing, broken = _cut_before(info, int(run[done])), False, error
 
 
 def lead_frames(info: VideoInfo, pts: int) -> int:
@@ -83,7 +94,12 @@ def _runs(info: VideoInfo, wanted: IntArray) -> Iterator[tuple[int | None, IntAr
 
 
 def _from(
-    info: VideoInfo, wanted: IntArray, *, cut: int | None, threads: int
+    info: VideoInfo,
+    wanted: IntArray,
+    *,
+    cut: int | None,
+    sampled: IntArray | None,
+    threads: int,
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     done, damaged = 0, False
     clean = frozenset(info.cut_pts.tolist())
@@ -98,7 +114,11 @@ def _from(
             if cut is not None:
                 container.seek(cut, stream=stream)
             # Several threads report a packet while another one is given to them: then the first ends it all.
-            for frame in whole_frames(container, stream, refused=refusals.add if threads == 1 else None):
+            needed = None
+            if sampled is not None:
+                needed = Needed(info, sampled, extradata=bytes(stream.codec_context.extradata or b"")).of
+            refused = refusals.add if threads == 1 else None
+            for frame in whole_frames(container, stream, refused=refused, needed=needed):
                 pts = shown_pts(frame)
                 damaged = bool(frame.is_corrupt) or (damaged and pts not in clean)
                 if pts is None or (before is None and cut is not None and pts < cut):

@@ -78,7 +78,8 @@ def scan_video(uri: str, *, path: str = "") -> VideoInfo:
         rate = stream.average_rate
     frame = _first_frame(uri, path, index)
     by_packets = codec in _ONE_PICTURE_A_PACKET and not frame.interlaced_frame
-    if by_packets and bool(packets.timed[packets.shown].all()):
+    by_packets = by_packets and bool(packets.timed[packets.shown].all())
+    if by_packets:
         shown = _shown_by_packets(packets, time_base)
     else:
         shown = _shown_by_decoding(uri, path, index, time_base)
@@ -116,6 +117,7 @@ def scan_video(uri: str, *, path: str = "") -> VideoInfo:
             else ""
         ),
         path=path,
+        by_packets=by_packets,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
-from echoprune.h264 import holds_idr
+from echoprune.h264 import holds_idr, is_referred_to
 from tests.clips import CLIPS, write
 
 _AVCC = bytes([1, 100, 0, 31, 0xFF])  # lengths of 4 bytes
@@ -46,3 +46,29 @@ def test_real_packets(name: str, fresh: int, tmp_path: Path) -> None:
         ]
     assert sum(idr for _, idr in found) == fresh
     assert sum(key for key, _ in found) == 5
+
+
+def test_what_nothing_refers_to() -> None:
+    b_slice, delimiter, sei = b"\x01\x9e\x21", b"\x09\xf0", b"\x06\x05\x01"
+    for packet in (
+        _lengths(b_slice),
+        _lengths(delimiter, b_slice, b_slice),
+        _lengths(sei, b_slice),
+    ):
+        assert not is_referred_to(packet, extradata=_AVCC)
+        # Damaged in the length of a part: not to be trusted.
+        assert is_referred_to(packet[:-1], extradata=_AVCC)
+        assert is_referred_to(packet + b"\0", extradata=_AVCC)
+        assert is_referred_to(packet + b"\0\0\0\0", extradata=_AVCC)
+    for packet in (
+        _lengths(_OTHER),
+        _lengths(_IDR),
+        _lengths(_SPS, b_slice),
+        _lengths(b_slice, b"\x41\x9e"),
+        _lengths(b"\x81\x9e\x21"),
+        _lengths(delimiter),
+        b"",
+    ):
+        assert is_referred_to(packet, extradata=_AVCC)
+    assert not is_referred_to(b"\0\0\0\1" + delimiter + b"\0\0\1" + b_slice, extradata=b"")
+    assert is_referred_to(b"\0\0\0\1" + delimiter + b"\0\0\1" + _OTHER, extradata=b"")
