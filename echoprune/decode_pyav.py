@@ -42,14 +42,14 @@ def pictures(
     began. In place of a refused frame comes the one before it. Raises MediaError (stage "decode") at the first time for
     which nothing comes, and with several threads at the first refused frame; everything before it has been yielded.
     """
-    sampled = wanted if sampled is None else sampled
+    needed = Needed(info, wanted if sampled is None else sampled)
     for begin, run in _runs(info, wanted):
         cut, done, sparing = begin, 0, info.by_packets
         broken: MediaError | None = None
         while done < len(run):
             try:
-                decoded = sampled if sparing else None
-                for picture in _from(info, run[done:], cut=cut, sampled=decoded, threads=threads):
+                asked = needed if sparing else None
+                for picture in _from(info, run[done:], cut=cut, needed=asked, threads=threads):
                     done += 1
                     yield picture
             except _CutMissedError:
@@ -98,7 +98,7 @@ def _from(
     wanted: IntArray,
     *,
     cut: int | None,
-    sampled: IntArray | None,
+    needed: Needed | None,
     threads: int,
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     done, damaged = 0, False
@@ -114,11 +114,10 @@ def _from(
             if cut is not None:
                 container.seek(cut, stream=stream)
             # Several threads report a packet while another one is given to them: then the first ends it all.
-            needed = None
-            if sampled is not None:
-                needed = Needed(info, sampled, extradata=bytes(stream.codec_context.extradata or b"")).of
+            extradata = bytes(stream.codec_context.extradata or b"")
+            asked = None if needed is None else needed.begin(extradata)
             refused = refusals.add if threads == 1 else None
-            for frame in whole_frames(container, stream, refused=refused, needed=needed):
+            for frame in whole_frames(container, stream, refused=refused, needed=asked):
                 pts = shown_pts(frame)
                 damaged = bool(frame.is_corrupt) or (damaged and pts not in clean)
                 if pts is None or (before is None and cut is not None and pts < cut):

@@ -11,6 +11,8 @@ the end of a run is all that is left out.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,34 +25,41 @@ ALL, REFERENCES, NOTHING = "DEFAULT", "NONREF", "ALL"
 
 
 class Needed:
-    """What to decode of each packet of a video, given in decode order from a clean cut point or the start on.
+    """What to decode of each packet of a video.
 
     `sampled`: presentation times, ascending, all of `info.pts`: those of the whole video, wherever decoding begins, so that
-    what is decoded after a clean cut point does not depend on it. `extradata`: the stream's.
+    what is decoded after a clean cut point does not depend on it.
     """
 
-    def __init__(self, info: VideoInfo, sampled: IntArray, *, extradata: bytes) -> None:
+    def __init__(self, info: VideoInfo, sampled: IntArray) -> None:
         self._sampled = sampled
         self._cuts = info.cut_pts
         self._h264 = info.codec == "h264"
-        self._extradata = extradata
-        # Sampled pictures of each run between cut points that have not come yet.
+        # Sampled pictures of each run between cut points.
         runs = np.searchsorted(self._cuts, sampled, side="right")
-        self._left = np.bincount(runs, minlength=len(self._cuts) + 1).tolist()
+        self._counts = np.bincount(runs, minlength=len(self._cuts) + 1)
 
-    def of(self, packet: Any) -> str:
-        """ALL, REFERENCES or NOTHING, to be called once a packet."""
-        pts = packet.pts
-        if pts is None:
+    def begin(self, extradata: bytes) -> Callable[[Any], str]:
+        """A function of packets, given in decode order from a clean cut point or the start on: ALL, REFERENCES or NOTHING of each.
+
+        `extradata`: the stream's.
+        """
+        came: Counter[int] = Counter()
+
+        def of(packet: Any) -> str:
+            pts = packet.pts
+            if pts is None:
+                return ALL
+            run = int(self._cuts.searchsorted(pts, side="right"))
+            at = int(self._sampled.searchsorted(pts))
+            if at < len(self._sampled) and self._sampled[at] == pts:
+                came[run] += 1
+                return ALL
+            # Before the first cut point nothing says what refers to what.
+            if run and came[run] >= self._counts[run]:
+                return NOTHING
+            if self._h264 and not is_referred_to(bytes(packet), extradata=extradata):
+                return REFERENCES
             return ALL
-        run = int(self._cuts.searchsorted(pts, side="right"))
-        at = int(self._sampled.searchsorted(pts))
-        if at < len(self._sampled) and self._sampled[at] == pts:
-            self._left[run] -= 1
-            return ALL
-        # Before the first cut point nothing says what refers to what.
-        if run and self._left[run] <= 0:
-            return NOTHING
-        if self._h264 and not is_referred_to(bytes(packet), extradata=self._extradata):
-            return REFERENCES
-        return ALL
+
+        return of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -48,8 +49,8 @@ def decoded(info: VideoInfo, sampled: IntArray) -> list[int]:
     with open_video(info.uri) as container:
         stream = container.streams[info.stream_index]
         stream.codec_context.thread_count = 1
-        needed = Needed(info, sampled, extradata=bytes(stream.codec_context.extradata or b""))
-        return [int(frame.pts) for frame in whole_frames(container, stream, needed=needed.of)]
+        needed = Needed(info, sampled).begin(bytes(stream.codec_context.extradata or b""))
+        return [int(frame.pts) for frame in whole_frames(container, stream, needed=needed)]
 
 
 @pytest.mark.parametrize("clip", [*CLIPS.values(), *MORE], ids=lambda clip: clip.name)
@@ -120,15 +121,14 @@ def test_a_picture_that_does_not_come_is_decoded_for_with_every_frame(
 ) -> None:
     info = scan_video(str(write(CLIPS["many_keys.mp4"], tmp_path)))
     wanted = info.pts[::10]
-    whole = Needed.of
+    whole = Needed.begin
     for lost in (0, 100, 240):
-        missing = int(info.pts[lost])
 
-        def of(self: Needed, packet: Any, missing: int = missing) -> str:
-            needed = whole(self, packet)
-            return NOTHING if packet.pts == missing else needed
+        def begin(self: Needed, extradata: bytes, missing: int = int(info.pts[lost])) -> Callable[[Any], str]:
+            of = whole(self, extradata)
+            return lambda packet: NOTHING if packet.pts == missing else of(packet)
 
-        monkeypatch.setattr(Needed, "of", of)
+        monkeypatch.setattr(Needed, "begin", begin)
         found = pictures(info, wanted)
         assert [read_index(picture) for _, picture, _ in found] == list(range(0, 250, 10))
         assert [pts for pts, _, _ in found] == wanted.tolist() and not any(hurt for _, _, hurt in found)
