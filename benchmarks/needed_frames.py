@@ -103,7 +103,7 @@ def measure(info: VideoInfo, sampled: IntArray) -> dict[str, Any]:
         began = time.process_time()
         expected = [
             (pts, hash(picture.tobytes()))
-            for pts, picture, _ in pictures(replace(info, by_packets=False), sampled)
+            for pts, picture, _ in pictures(replace(info, one_packet_each=False), sampled)
         ]
         half = time.process_time()
         found = [(pts, hash(picture.tobytes())) for pts, picture, _ in pictures(info, sampled)]

@@ -109,17 +109,28 @@ def whole_frames(
 
     A file that broke off ends in half a packet: the decoder would fail on it and withhold the frames before.
     `refused`: called with each packet that the decoder finds invalid, which is then left out too; without it the first
-    one raises. `needed`: what to decode of a packet (needed.py), all where it is None. Raises FFmpegError where reading
+    one raises. `needed`: what to decode of a packet (needed.py), all where it is None. Before packets are left out the frames
+    that wait for their turn come, and after them decoding begins anew, as after a seek. Raises FFmpegError where reading
     stops early.
     """
+    context = stream.codec_context
+    begun = left_out = False
     for packet in packets_of(container, stream):
         if packet.is_corrupt:
             continue
         if needed is not None:
             skip = needed(packet)
             if skip == NOTHING:
+                if begun:
+                    yield from context.decode(None)
+                begun, left_out = False, True
                 continue
-            stream.codec_context.skip_frame = skip
+            if left_out:
+                # HEVC numbers pictures from the last one decoded: without this a later run referred to pictures of this one.
+                context.flush_buffers()
+                left_out = False
+            context.skip_frame = skip
+            begun = True
         try:
             frames = packet.decode()
         except av.error.InvalidDataError as error:

@@ -34,7 +34,8 @@ class VideoInfo:
     decode order precedes in presentation. `width`, `height`: pixels as displayed, after `rotation` (degrees,
     counter-clockwise turns of 90 that make the picture upright). `end_pts`: when the last frame stops being
     shown. `incomplete`: why the file is known to hold less than its header promises ("" if it does not). `path`: where
-    the file lies on this machine, "" if that is `uri`.
+    the file lies on this machine, "" if that is `uri`. `one_packet_each`: a packet with one of `pts` is that picture, and no other
+    packet has that time.
     """
 
     uri: str
@@ -52,7 +53,7 @@ class VideoInfo:
     vfr: bool
     incomplete: str = ""
     path: str = ""
-    by_packets: bool = False
+    one_packet_each: bool = False
 
     def __post_init__(self) -> None:
         _require(

@@ -7,7 +7,9 @@ Seeking in MPEG-TS overshoots (14 of 14 frames wrong when measured), so others a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av.error
@@ -28,7 +30,24 @@ _SEEK_OVER_FRAMES = 48
 
 
 class _CutMissedError(Exception):
-    """The container did not go where it was asked to; decode from the start instead."""
+    """The container did not go where it was asked to, or nothing came from there; decode from the start instead."""
+
+    def __init__(self, *, overshot: bool) -> None:
+        super().__init__()
+        self.overshot = overshot
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Wanted times of which one after another is decoded, from `cut` on, or from the start.
+
+    `sparing`: only what is needed is decoded. `broken`: why it did not go so, in a run that decodes everything instead.
+    """
+
+    cut: int | None
+    wanted: IntArray
+    sparing: bool
+    broken: MediaError | None = None
 
 
 def pictures(
@@ -43,24 +62,35 @@ def pictures(
     which nothing comes, and with several threads at the first refused frame; everything before it has been yielded.
     """
     needed = Needed(info, wanted if sampled is None else sampled)
-    for begin, run in _runs(info, wanted):
-        cut, done, sparing = begin, 0, info.by_packets
-        broken: MediaError | None = None
-        while done < len(run):
-            try:
-                asked = needed if sparing else None
-                for picture in _from(info, run[done:], cut=cut, needed=asked, threads=threads):
-                    done += 1
-                    yield picture
-            except _CutMissedError:
-                if broken is not None:
-                    raise broken from None
-                cut = None
-            except MediaError as error:
-                if not sparing:
-                    raise
-                # Once more with every frame decoded: the decoder may have put it out of order for want of others.
-                cut, sparing, broken = _cut_before(info, int(run[done])), False, error
+    todo = deque(_Run(cut, run, info.one_packet_each) for cut, run in _runs(info, wanted))
+    while todo:
+        run, done = todo.popleft(), 0
+        try:
+            for picture in _from(
+                info, run.wanted, cut=run.cut, needed=needed if run.sparing else None, threads=threads
+            ):
+                done += 1
+                yield picture
+        except _CutMissedError as missed:
+            if run.broken is not None and not missed.overshot:
+                raise run.broken from None
+            todo.appendleft(replace(run, cut=None, wanted=run.wanted[done:]))
+        except MediaError as error:
+            if not run.sparing:
+                raise
+            # The decoder may have put it out of order for want of others.
+            todo.extendleft(reversed(_whole_first(info, run.wanted[done:], error)))
+
+
+def _whole_first(info: VideoInfo, wanted: IntArray, broken: MediaError) -> list[_Run]:
+    """`wanted` with every frame decoded up to the next clean cut point, and from there on what is needed again."""
+    end = len(wanted)
+    if info.container in SEEKABLE:
+        at = int(np.searchsorted(info.cut_pts, wanted[0], side="right"))
+        end = int(np.searchsorted(wanted, info.cut_pts[at])) if at < len(info.cut_pts) else end
+    first = _Run(_cut_before(info, int(wanted[0])), wanted[:end], sparing=False, broken=broken)
+    rest = wanted[end:]
+    return [first, *([_Run(_cut_before(info, int(rest[0])), rest, sparing=True)] if len(rest) else [])]
 
 
 def lead_frames(info: VideoInfo, pts: int) -> int:
@@ -102,7 +132,6 @@ def _from(
     threads: int,
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
     done, damaged = 0, False
-    clean = frozenset(info.cut_pts.tolist())
     refusals = _Refusals(info)
     before: tuple[int, Any] | None = None
     try:
@@ -119,12 +148,12 @@ def _from(
             refused = refusals.add if threads == 1 else None
             for frame in whole_frames(container, stream, refused=refused, needed=asked):
                 pts = shown_pts(frame)
-                damaged = bool(frame.is_corrupt) or (damaged and pts not in clean)
+                damaged = bool(frame.is_corrupt) or (damaged and not _is_among(info.cut_pts, pts))
                 if pts is None or (before is None and cut is not None and pts < cut):
                     continue
                 if before is None and cut is not None and pts > cut:
                     # What comes after a cut point that does not decode depends on what came before.
-                    raise _CutMissedError
+                    raise _CutMissedError(overshot=True)
                 while (
                     done < len(wanted) and wanted[done] < pts and refusals.explain(wanted[done], before, pts)
                 ):
@@ -142,13 +171,20 @@ def _from(
     except av.error.FFmpegError as error:
         reason = reason_of(error)
     if cut is not None and done == 0:
-        raise _CutMissedError
+        raise _CutMissedError(overshot=False)
     reached_s = float((int(wanted[done]) - int(info.pts[0])) * info.time_base)
     message = (
         f"{info.uri}: decoding stopped at {reached_s:.3f} s of {info.duration_s:.3f} s ({reason}); "
         "what comes before is good, copy or convert the file again for the rest"
     )
     raise MediaError(message, stage="decode", kind="decode_failed")
+
+
+def _is_among(times: IntArray, pts: int | None) -> bool:
+    if pts is None:
+        return False
+    at = int(times.searchsorted(pts))
+    return at < len(times) and int(times[at]) == pts
 
 
 class _Refusals:

@@ -78,8 +78,7 @@ def scan_video(uri: str, *, path: str = "") -> VideoInfo:
         rate = stream.average_rate
     frame = _first_frame(uri, path, index)
     by_packets = codec in _ONE_PICTURE_A_PACKET and not frame.interlaced_frame
-    by_packets = by_packets and bool(packets.timed[packets.shown].all())
-    if by_packets:
+    if by_packets and bool(packets.timed[packets.shown].all()):
         shown = _shown_by_packets(packets, time_base)
     else:
         shown = _shown_by_decoding(uri, path, index, time_base)
@@ -117,7 +116,10 @@ def scan_video(uri: str, *, path: str = "") -> VideoInfo:
             else ""
         ),
         path=path,
-        by_packets=by_packets,
+        # Packets cut away by an edit list may share a time with one that is shown.
+        one_packet_each=by_packets
+        and bool(packets.timed.all())
+        and len(np.unique(packets.pts)) == len(packets.pts),
     )
 
 

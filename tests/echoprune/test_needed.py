@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from echoprune import container as module
 from echoprune import decode_pyav
-from echoprune.container import open_video, whole_frames
+from echoprune.container import open_video, packets_of, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.decode import decode, spans
 from echoprune.needed import NOTHING, Needed
@@ -60,11 +61,11 @@ def test_pictures_are_those_of_decoding_every_frame(clip: Clip, tmp_path: Path) 
     for wanted in [*(sampled_at(info, fps) for fps in rates), info.pts[-1:], info.pts[3::31]]:
         if len(wanted) == 0:
             continue
-        every = pictures(replace(info, by_packets=False), wanted)
+        every = pictures(replace(info, one_packet_each=False), wanted)
         assert [int(pts) for pts in wanted] == [pts for pts, _, _ in every]
         for (pts, picture, hurt), (_, expected, _) in zip(pictures(info, wanted), every, strict=True):
             assert np.array_equal(picture, expected) and not hurt, pts
-        if info.by_packets:
+        if info.one_packet_each:
             assert set(wanted.tolist()) <= set(decoded(info, wanted)) <= set(info.pts.tolist())
 
 
@@ -79,17 +80,68 @@ def test_of_mpeg2_too(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     info = scan_video(str(path))
-    assert info.codec == "mpeg2video" and info.by_packets and len(info.cut_pts) > 3
+    assert info.codec == "mpeg2video" and info.one_packet_each and len(info.cut_pts) > 3
     for step in (7, 12, 50):
         found = pictures(info, info.pts[::step])
         assert [read_index(picture) for _, picture, _ in found] == list(range(0, 100, step))
     assert len(decoded(info, info.pts[::50])) < 30
 
 
+def test_of_a_time_that_two_packets_have_everything_is_decoded(tmp_path: Path) -> None:
+    # A sample counted twice would leave out what the next one refers to.
+    source = write(Clip("source.mp4", even(200), gop=50, options={"bf": "0"}), tmp_path)
+    with av.open(str(source)) as whole, av.open(str(tmp_path / "twice.mkv"), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        before = None
+        for index, packet in enumerate(whole.demux(whole.streams.video[0])):
+            if packet.size == 0:
+                continue
+            if index == 111:
+                packet.pts = packet.dts = before
+            before = packet.pts
+            packet.stream = stream
+            container.mux(packet)
+    info = scan_video(str(tmp_path / "twice.mkv"))
+    assert len(info.pts) == 199 and not info.one_packet_each
+    found = pictures(info, info.pts[[110, 120, 145]])
+    assert [read_index(picture) for _, picture, _ in found] == [110, 121, 146]
+
+
+def test_hevc_that_numbers_its_pictures_on_begins_anew(tmp_path: Path) -> None:
+    # No IDR but CRA pictures, whose number follows from the last one decoded: 16 of them, and samples 16 k apart.
+    numbered = "log-level=none:keyint=16:min-keyint=16:log2-max-poc-lsb=4:bframes=0:scenecut=0:open-gop=1"
+    for name in ("numbered.mp4", "numbered.ts"):
+        clip = Clip(name, even(200), codec="libx265", gop=16, options={"x265-params": numbered})
+        info = scan_video(str(write(clip, tmp_path)))
+        assert info.one_packet_each and len(info.cut_pts) == 13
+        for step in (25, 40, 48, 64):
+            found = pictures(info, info.pts[1::step])
+            assert [read_index(picture) for _, picture, _ in found] == list(range(1, 200, step))
+
+
+def test_few_samples_take_few_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = Clip("long.mp4", even(2000), gop=25, options={"bf": "3", "preset": "ultrafast"})
+    info = scan_video(str(write(clip, tmp_path)))
+    read = []
+
+    def counted(*given: Any) -> Iterator[Any]:
+        for packet in packets_of(*given):
+            read.append(packet)
+            yield packet
+
+    monkeypatch.setattr(module, "packets_of", counted)
+    assert len(pictures(info, info.pts[:1])) == 1 and len(read) <= 5
+    read.clear()
+    # From the keyframe before each, and no farther than it takes to know that nothing more is needed.
+    assert len(pictures(info, info.pts[10::500])) == 4 and len(read) <= 4 * 15
+
+
 def test_interlaced_video_and_codecs_with_hidden_packets_are_decoded_whole(tmp_path: Path) -> None:
     for name in ("vp8.webm", "mpeg4.avi", "mpeg4_bframes.avi"):
-        assert not scan_video(str(write(CLIPS[name], tmp_path))).by_packets
-    assert not scan_video(str(write(next(c for c in MORE if c.name == "field.mp4"), tmp_path))).by_packets
+        assert not scan_video(str(write(CLIPS[name], tmp_path))).one_packet_each
+    assert not scan_video(
+        str(write(next(c for c in MORE if c.name == "field.mp4"), tmp_path))
+    ).one_packet_each
 
 
 def test_of_h264_half_the_frames_are_left_out_and_of_hevc_those_behind_the_last_sample(
