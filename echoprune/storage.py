@@ -157,13 +157,19 @@ class Storage:
         Raises NotAStoreError if it holds other things: `lacks` says what it is not ("it is no store"), `option` names it.
         """
         if not self.exists(marker):
-            self.require_bucket()
-            if names := self.names():
-                raise NotAStoreError(
-                    f"{self.url} holds {names[0]} but no {marker}, so {lacks}: use an empty or new {option}"
-                )
+            self.require_empty(marker, lacks=lacks, option=option)
             self.create_exclusive(marker, data)
         return self.read_bytes(marker)
+
+    def require_empty(self, marker: str, *, lacks: str, option: str) -> None:
+        """Raises what `claim` would where there is no `marker`: that something else is there, or no such bucket."""
+        self.require_bucket()
+        names = self.names()
+        # Another process may have made it meanwhile.
+        if names and marker not in names:
+            raise NotAStoreError(
+                f"{self.url} holds {names[0]} but no {marker}, so {lacks}: use an empty or new {option}"
+            )
 
     def put_file(
         self,

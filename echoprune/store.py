@@ -33,13 +33,26 @@ Taken = TypeVar("Taken")
 _PLACE = ("_shard_id", "_cell_row")
 
 
+# What a folder is told that holds something else.
+_NO_STORE = {"lacks": "it is no store", "option": "--store"}
+
+
+def is_new(path: str | os.PathLike[str]) -> bool:
+    """Whether `create_store` would make a store at a path or URL; raises StoreError where it could not, for what is there."""
+    storage = Storage(path)
+    if storage.exists(SETTINGS_FILE):
+        return False
+    storage.require_empty(SETTINGS_FILE, **_NO_STORE)
+    return True
+
+
 def create_store(path: str | os.PathLike[str], settings: StoreSettings) -> Storage:
     """The storage of a store with these settings, made if it is not there.
 
     Raises StoreMismatchError if it was made with others, StoreError if the folder holds something else.
     """
     storage = Storage(path)
-    storage.claim(SETTINGS_FILE, settings.to_json().encode(), lacks="it is no store", option="--store")
+    storage.claim(SETTINGS_FILE, settings.to_json().encode(), **_NO_STORE)
     read_settings(storage).require_same(settings)
     return storage
 

@@ -17,10 +17,9 @@ from echoprune.prune import Keep
 from echoprune.receipt import committed
 from echoprune.s3_options import use_s3
 from echoprune.sample import Sampling, parse_fps
-from echoprune.schema import NOVELTY, PLAIN_TOWER, SETTINGS_FILE, StoreSettings
+from echoprune.schema import NOVELTY, PLAIN_TOWER, StoreSettings
 from echoprune.sources import list_sources
-from echoprune.storage import Storage
-from echoprune.store import create_store
+from echoprune.store import create_store, is_new
 from pipelines.chosen import index_dtype_of, tower_of
 from pipelines.config import IndexConfig
 from pipelines.drive import OnProgress
@@ -46,10 +45,7 @@ def run_index(config: IndexConfig, *, on_progress: OnProgress) -> dict[str, Any]
     run_id = new_run_id()
     with ExitStack() as ray_session:
         # Before a new store is made: wrong options of the cluster must not leave an empty store behind.
-        fresh = not Storage(config.store).exists(SETTINGS_FILE)
-        if fresh:
-            Storage(config.store).require_bucket()
-        people = connect(config, ray_session) if fresh else None
+        people = connect(config, ray_session) if is_new(config.store) else None
         settings = replace(
             settings,
             tower=tower_of(config, people),

@@ -163,6 +163,9 @@ def test_a_foreign_folder_is_not_written_to(videos: Path, tiny: Path, tmp_path: 
     (tmp_path / "mine.txt").write_text("keep")
     code, _, err = call("index", videos, "--store", tmp_path, "--model", tiny)
     assert code == 2 and "mine.txt" in err[0]
+    # Before a cluster is looked for.
+    code, _, err = call("index", videos, "--store", tmp_path, "--model", tiny, "--address", "127.0.0.1:9")
+    assert code == 2 and "mine.txt" in err[0]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
