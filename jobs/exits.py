@@ -28,12 +28,11 @@ from echoprune.errors import (
     UnknownModelError,
 )
 from jobs.progress import shown
+from pipelines import interrupted
 
 OK, BROKE, USAGE, FAILED_VIDEOS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-_terminated: list[int] = []
 
 
 class OneLineErrors(click.Group):
@@ -59,7 +58,11 @@ def run_module(command: click.Command, module: str) -> NoReturn:
 
 def one_line(run: Callable[[], object]) -> NoReturn:
     """Calls `run` and exits: with the code it returns, or with one line of what went wrong and its code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupted.forget()
+    signal.signal(signal.SIGTERM, _interrupt)
+    # One that is ignored, as by a shell's background jobs, stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         result = run()
     except click.UsageError as error:
@@ -77,16 +80,17 @@ def one_line(run: Callable[[], object]) -> NoReturn:
     except EchoPruneError as error:
         _fail(str(error), BROKE)
     except (KeyboardInterrupt, click.Abort):
-        what, code = ("terminated", TERMINATED) if _terminated else ("interrupted", INTERRUPTED)
+        terminated = interrupted.last() == signal.SIGTERM
+        what, code = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
         _fail(f"{what}; what was committed stands, the same command goes on from there", code)
     except BrokenPipeError:
         sys.exit(BROKE)
     sys.exit(result if isinstance(result, int) else OK)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Noted, since Ray and click each put an exception of their own in place of the one raised here.
-    _terminated.append(signum)
+    interrupted.note(signum)
     raise KeyboardInterrupt
 
 

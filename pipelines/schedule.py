@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import ray
 
 from echoprune.errors import ConfigError, LeaseLostError, ModelError, StoreError
+from pipelines import interrupted
 from pipelines.events import Event, in_hand
 from pipelines.loading import Loading, Worker, first_line
 from pipelines.lost_nodes import LOST_NODES_PER_ITEM, Death, Place
@@ -110,6 +111,7 @@ class Scheduler:
         worked_at = time.monotonic()
         try:
             while waiting or jobs or self._held:
+                interrupted.check()
                 waiting.extendleft(self._judge(at_work=len(idle) + len(jobs)))
                 self._loading.settle(at_work=len(idle) + len(jobs))
                 most = self.workers if isinstance(self.workers, int) else self.workers()
