@@ -19,21 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.store_rate import DIM, GRID
+from benchmarks.store_rate import DIM, GRID, cell_columns, made_with, video_row
 from echoprune.dtype import encode_rows
-from echoprune.pool import pool_cells
-from echoprune.schema import StoreSettings, token_rows_dtype
+from echoprune.schema import token_rows_dtype
 from echoprune.shard import ShardWriter
-from echoprune.sources import video_id
 from echoprune.spill import Rows
 from echoprune.topk import TopK
 
 CELLS, SEGMENT_CELLS, ANCHOR_CELLS, KEEP = 60, 8, 30, 0.25
-MADE_WITH = StoreSettings(
-    family="qwen2_5_vl", model_fingerprint="0" * 64, dim=DIM, compute_dtype="bf16", fps="2", max_frames=None,
-    frames=None, max_pixels=None, decoder="auto", cell_frames=2, segment_cells=SEGMENT_CELLS, keep=str(KEEP),
-    anchor_every_s=float(ANCHOR_CELLS), temperature=0.5, window=None, dtype="bf16",
-)  # fmt: skip
+MADE_WITH = made_with(keep=str(KEEP), anchor_every_s=float(ANCHOR_CELLS))
 
 
 class Segment:
@@ -63,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     random = np.random.default_rng(0)
     firsts = range(0, CELLS, SEGMENT_CELLS)
     segments = [Segment(min(SEGMENT_CELLS, CELLS - first)) for first in firsts]
-    pooled, radius = pool_cells(torch.randn(CELLS, 1, DIM).bfloat16())
-    times = np.arange(float(CELLS))
+    columns = cell_columns(np.arange(CELLS) % ANCHOR_CELLS == 0)
     choosing, writing = [], []
     with tempfile.TemporaryDirectory(prefix="beside-") as name:
         writer = ShardWriter(Path(name), MADE_WITH, "0" * 16)
@@ -77,20 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     began = time.perf_counter()
                     chosen.push(random.random(len(segment)).astype(np.float32), segment, pinned)
                     choosing.append(time.perf_counter() - began)
-                uri = f"/videos/{number}.mp4"
-                row = {"video_id": video_id(uri), "uri": uri, "status": "ok", "cells": CELLS} | {
-                    "grid_h": GRID,
-                    "grid_w": GRID,
-                }
-                columns = {
-                    "time_s": times,
-                    "end_s": times + 1,
-                    "pts_s": times,
-                    "anchor": times % ANCHOR_CELLS == 0,
-                    "mean_novelty": np.zeros(CELLS, np.float32),
-                    "pooled": pooled,
-                    "radius": radius,
-                }
+                row = video_row(f"/videos/{number}.mp4", CELLS)
                 began = time.perf_counter()
                 writer.add_video(row, columns, chosen.finish(None).chunks(8192))
                 writing.append(time.perf_counter() - began)

@@ -18,24 +18,38 @@ _BLOCKS = 4
 _GOP_S = 2
 
 
-def write_moving_video(path: Path, *, seconds: float, side: int, fps: int, seed: int = 0) -> None:
-    """Writes H.264 in MP4: `side` x `side` pixels (even), `fps` frames a second, at least one frame."""
-    options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
+def write_moving_video(
+    path: Path,
+    *,
+    seconds: float,
+    side: int,
+    fps: int,
+    seed: int = 0,
+    preset: str = "ultrafast",
+    gop_s: int = _GOP_S,
+    noise: int = 0,
+) -> None:
+    """Writes H.264 in MP4: `side` x `side` pixels (even), `fps` frames a second, at least one frame.
+
+    `preset`: of x264. `gop_s`: seconds between keyframes. `noise`: values of -noise to noise are added to all others.
+    """
+    options = {"preset": preset, "crf": "26", "threads": "1"}
+    grain = np.random.default_rng(seed).integers(-noise, noise + 1, (8, side * 3 // 2, side), dtype=np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = _GOP_S * fps
-        for index, planes in enumerate(
-            moving_planes(max(1, round(seconds * fps)), side=side, fps=fps, seed=seed)
-        ):
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        stream.codec_context.gop_size = gop_s * fps
+        pictures = _frames(max(1, round(seconds * fps)), side=side, fps=fps, seed=seed)
+        for index, planes in enumerate(pictures):
+            noisy = np.clip(planes + grain[index % len(grain)], 0, 255).astype(np.uint8) if noise else planes
+            frame = av.VideoFrame.from_ndarray(noisy, format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def moving_planes(count: int, *, side: int, fps: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _frames(count: int, *, side: int, fps: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
     """(3/2 side, side) planes Y, U, V one below the other: drawing in RGB would cost more than encoding."""
     for first in range(0, count, SCENE_S * fps):
         rng = np.random.default_rng([seed, first])

@@ -15,15 +15,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from benchmarks.measure import write_record
-from benchmarks.moving_video import moving_planes
+from benchmarks.moving_video import write_moving_video
 from echoprune.data import IntArray, VideoInfo
 from echoprune.decode_pyav import pictures
 from echoprune.probe import scan_video
@@ -70,21 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write(folder: Path, preset: str, gop_s: int, *, seconds: int, side: int) -> Path:
-    """A clip of blocks that move, and of noise, without which a P-frame would be next to nothing."""
+    """A clip with noise, without which a P-frame would be next to nothing."""
     path = folder / f"{preset} {gop_s} s.mp4"
-    noise = np.random.default_rng(0).integers(-4, 5, (8, side * 3 // 2, side), dtype=np.int16)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": preset, "crf": "23"})
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = gop_s * FPS
-        planes = moving_planes(seconds * FPS, side=side, fps=FPS, seed=0)
-        for index, picture in enumerate(islice(planes, seconds * FPS)):
-            noisy = np.clip(picture + noise[index % len(noise)], 0, 255).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(noisy, format="yuv420p")
-            frame.pts, frame.time_base = index, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_moving_video(path, seconds=seconds, side=side, fps=FPS, preset=preset, gop_s=gop_s, noise=4)
     return path
 
 

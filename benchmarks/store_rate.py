@@ -126,34 +126,11 @@ def _pinned(folder: Path, device: torch.device) -> torch.Tensor:
 
 def write(folder: Path, uri: str, cells: int, *, compression: str = "zstd") -> None:
     """A store with one video."""
-    made_with = StoreSettings(
-        family="qwen2_5_vl", model_fingerprint="0" * 64, dim=DIM, compute_dtype="bf16", fps="2", max_frames=None,
-        frames=None, max_pixels=None, decoder="auto", cell_frames=2, segment_cells=8, keep=f"{KEPT}/cell",
-        anchor_every_s=0.0, temperature=0.5, window=None, dtype="bf16", compression=compression,
-    )  # fmt: skip
-    storage = create_store(folder, made_with)
+    settings = made_with(keep=f"{KEPT}/cell", compression=compression)
+    storage = create_store(folder, settings)
     with storage.tmp_dir() as place:
-        writer = ShardWriter(place, made_with, "0" * 16)
-        times = np.arange(cells, dtype=np.float64)
-        pooled, radius = pool_cells(torch.randn(cells, 1, DIM).bfloat16())
-        row = {
-            "video_id": video_id(uri),
-            "uri": uri,
-            "status": "ok",
-            "cells": cells,
-            "grid_h": GRID,
-            "grid_w": GRID,
-        }
-        columns: dict[str, Any] = {
-            "time_s": times,
-            "end_s": times + 1,
-            "pts_s": times,
-            "anchor": np.zeros(cells, bool),
-            "mean_novelty": np.zeros(cells, np.float32),
-            "pooled": pooled,
-            "radius": radius,
-        }
-        writer.add_video(row, columns, _rows(made_with, cells))
+        writer = ShardWriter(place, settings, "0" * 16)
+        writer.add_video(video_row(uri, cells), cell_columns(np.zeros(cells, bool)), _rows(settings, cells))
         files = writer.close()
         receipt = Receipt(
             shard_id="0" * 16, generation=0, files=tuple(file.entry for file in files), ok=1, partial=0, failed=0,
@@ -162,15 +139,45 @@ def write(folder: Path, uri: str, cells: int, *, compression: str = "zstd") -> N
         commit(storage, files, receipt, check_epoch=lambda: None)
 
 
+def made_with(*, keep: str, anchor_every_s: float = 0.0, compression: str = "zstd") -> StoreSettings:
+    """Settings of a store of tokens DIM wide."""
+    return StoreSettings(
+        family="qwen2_5_vl", model_fingerprint="0" * 64, dim=DIM, compute_dtype="bf16", fps="2", max_frames=None,
+        frames=None, max_pixels=None, decoder="auto", cell_frames=2, segment_cells=8, keep=keep,
+        anchor_every_s=anchor_every_s, temperature=0.5, window=None, dtype="bf16", compression=compression,
+    )  # fmt: skip
+
+
+def video_row(uri: str, cells: int) -> dict[str, Any]:
+    """What a shard's writer is told of a video of GRID x GRID tokens a cell."""
+    grid = {"grid_h": GRID, "grid_w": GRID}
+    return {"video_id": video_id(uri), "uri": uri, "status": "ok", "cells": cells} | grid
+
+
+def cell_columns(anchor: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Columns of a video's cells, one a second, of which `anchor` (T,) says which are anchors; vectors are random."""
+    times = np.arange(float(len(anchor)))
+    pooled, radius = pool_cells(torch.randn(len(anchor), 1, DIM).bfloat16())
+    return {
+        "time_s": times,
+        "end_s": times + 1,
+        "pts_s": times,
+        "anchor": anchor,
+        "mean_novelty": np.zeros(len(anchor), np.float32),
+        "pooled": pooled,
+        "radius": radius,
+    }
+
+
 def _rows(
-    made_with: StoreSettings, cells: int
+    settings: StoreSettings, cells: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]]:
     for first in range(0, cells, CHUNK_CELLS):
         count = min(CHUNK_CELLS, cells - first)
         tokens = torch.randn(count * KEPT, DIM).bfloat16()
         zeros = torch.zeros(len(tokens))
         at = (np.arange(first, first + count)[:, None] * GRID**2 + np.arange(KEPT)).reshape(-1)
-        yield at, encode_rows(tokens, made_with, correspondence=zeros, echo=zeros, deepstack=None)
+        yield at, encode_rows(tokens, settings, correspondence=zeros, echo=zeros, deepstack=None)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,7 @@ def decode(
     if not 0 <= first_cell < stop <= grid.cells:
         raise ValueError(f"cells {first_cell} to {stop} are not within the {grid.cells} of the video")
     per_cell = grid.cell_frames
-    # Of the whole video, so that what is decoded of it does not depend on how it is cut.
-    sampled = np.unique(grid.frame_pts)
-    name, source = _source(
-        info, _wanted(grid, first_cell, stop), sampled=sampled, decoder=decoder, threads=threads
-    )
+    name, source = _source(info, grid, first_cell, stop, decoder=decoder, threads=threads)
     shown = _Shown(info, grid, resample)
     cell = first_cell
     while cell < stop:
@@ -68,9 +64,7 @@ def decode(
             if name == "decord" and decoder == "auto":
                 # Before its first picture: decord gives all of them or none.
                 _log.debug("%s; PyAV decodes it", error)
-                name, source = _source(
-                    info, _wanted(grid, cell, stop), sampled=sampled, decoder="pyav", threads=threads
-                )
+                name, source = _source(info, grid, cell, stop, decoder="pyav", threads=threads)
                 continue
             complete = done // per_cell
             if complete:
@@ -136,10 +130,13 @@ class _Shown:
 
 
 def _source(
-    info: VideoInfo, wanted: IntArray, *, sampled: IntArray, decoder: str, threads: int
+    info: VideoInfo, grid: TimeGrid, first_cell: int, stop_cell: int, *, decoder: str, threads: int
 ) -> tuple[str, _Pictures]:
+    wanted = np.unique(_frame_pts(grid, first_cell, stop_cell))
     if decoder == "decord" or (decoder == "auto" and decode_decord.may_take(info)):
         return "decord", decode_decord.pictures(info, wanted, threads=threads)
+    # Of the whole video, so that what is decoded of it does not depend on how it is cut.
+    sampled = np.unique(grid.frame_pts)
     return "pyav", decode_pyav.pictures(info, wanted, sampled=sampled, threads=threads)
 
 
@@ -147,7 +144,3 @@ def _frame_pts(grid: TimeGrid, first_cell: int, stop_cell: int) -> IntArray:
     """Time stamps of all frames of the cells, the last frame of the video repeated to fill its cell."""
     index = np.arange(first_cell * grid.cell_frames, stop_cell * grid.cell_frames)
     return grid.frame_pts[np.minimum(index, grid.frames - 1)]
-
-
-def _wanted(grid: TimeGrid, first_cell: int, stop_cell: int) -> IntArray:
-    return np.unique(_frame_pts(grid, first_cell, stop_cell))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from echoprune.container import open_video, reason_of, shown_pts, whole_frames
 from echoprune.data import IntArray, VideoInfo
 from echoprune.errors import MediaError
-from echoprune.needed import Needed
+from echoprune.needed import Needed, is_among
 from echoprune.time_jumps import MAX_STILL_S
 
 SEEKABLE = frozenset({"mov", "matroska"})
@@ -90,7 +90,9 @@ def _whole_first(info: VideoInfo, wanted: IntArray, broken: MediaError) -> list[
         end = int(np.searchsorted(wanted, info.cut_pts[at])) if at < len(info.cut_pts) else end
     first = _Run(_cut_before(info, int(wanted[0])), wanted[:end], sparing=False, broken=broken)
     rest = wanted[end:]
-    return [first, *([_Run(_cut_before(info, int(rest[0])), rest, sparing=True)] if len(rest) else [])]
+    if len(rest) == 0:
+        return [first]
+    return [first, _Run(_cut_before(info, int(rest[0])), rest, sparing=True)]
 
 
 def lead_frames(info: VideoInfo, pts: int) -> int:
@@ -142,13 +144,15 @@ def _from(
                 stream.codec_context.thread_type = "AUTO"
             if cut is not None:
                 container.seek(cut, stream=stream)
-            # Several threads report a packet while another one is given to them: then the first ends it all.
             extradata = bytes(stream.codec_context.extradata or b"")
             asked = None if needed is None else needed.begin(extradata)
+            # Several threads report a packet while another one is given to them: then the first ends it all.
             refused = refusals.add if threads == 1 else None
             for frame in whole_frames(container, stream, refused=refused, needed=asked):
                 pts = shown_pts(frame)
-                damaged = bool(frame.is_corrupt) or (damaged and not _is_among(info.cut_pts, pts))
+                damaged = bool(frame.is_corrupt) or (
+                    damaged and not (pts is not None and is_among(info.cut_pts, pts))
+                )
                 if pts is None or (before is None and cut is not None and pts < cut):
                     continue
                 if before is None and cut is not None and pts > cut:
@@ -178,13 +182,6 @@ def _from(
         "what comes before is good, copy or convert the file again for the rest"
     )
     raise MediaError(message, stage="decode", kind="decode_failed")
-
-
-def _is_among(times: IntArray, pts: int | None) -> bool:
-    if pts is None:
-        return False
-    at = int(times.searchsorted(pts))
-    return at < len(times) and int(times[at]) == pts
 
 
 class _Refusals:

@@ -105,7 +105,7 @@ class LanguageModel:
             if index == len(self.layers) - 1:
                 # The next token's logits are all that is wanted of the last layer, and its deepstack map changes no text.
                 x = x[last]
-                x.addmm_(self._attended_last(query[last], keys, slots, lengths), layer.out.t())
+                x.addmm_(self._attended(query[last], keys, slots, lengths, last=True), layer.out.t())
                 _add_mlp(x, layer)
                 break
             x.addmm_(self._attended(query, keys, slots, lengths), layer.out.t())
@@ -152,42 +152,33 @@ class LanguageModel:
         cache: tuple[torch.Tensor, torch.Tensor],
         slots: Sequence[int],
         lengths: Sequence[int],
+        *,
+        last: bool = False,
     ) -> torch.Tensor:
-        """(rows, heads x width) causal attention of each sequence over its own keys, which are in the cache."""
+        """(rows, heads x width) causal attention of each sequence over its own keys, which are in the cache.
+
+        `query` (rows, heads, width): of all tokens of the sequences, one sequence after another, or of the `last` of each.
+        """
         found, begin = [], 0
         for slot, length in zip(slots, lengths, strict=True):
-            one = query[begin : begin + length].transpose(0, 1)[None]
+            count = 1 if last else length
+            one = query[begin : begin + count].transpose(0, 1)[None]
             key, value = (each[slot, :, :length][None] for each in cache)
-            found.append(_causal(one, key, value)[0].transpose(0, 1).reshape(length, -1))
-            begin += length
+            found.append(_attention(one, key, value, causal=not last)[0].transpose(0, 1).reshape(count, -1))
+            begin += count
         return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _attended_last(
-        self,
-        query: torch.Tensor,
-        cache: tuple[torch.Tensor, torch.Tensor],
-        slots: Sequence[int],
-        lengths: Sequence[int],
-    ) -> torch.Tensor:
-        """(sequences, heads x width) attention of the last query of each sequence, `query` (sequences, heads, width), over all its keys."""
-        found = []
-        for one, slot, length in zip(query, slots, lengths, strict=True):
-            key, value = (each[slot, :, :length][None] for each in cache)
-            every = F.scaled_dot_product_attention(one[None, :, None], key, value, enable_gqa=True)
-            found.append(every.reshape(1, -1))
-        return torch.cat(found)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(_normed(x, self._norm), self._head).float()
 
 
-def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool) -> torch.Tensor:
     if not query.is_cuda or query.dtype == torch.float32:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
     flash = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     long = query.shape[2] >= LONG
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *flash] if long else flash, set_priority=True):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
 
 
 def _normed(x: torch.Tensor, norm: tuple[torch.Tensor, float]) -> torch.Tensor:
