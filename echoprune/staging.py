@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ class _Staged:
     """One video of the list. `fetched`: its path, or why there is none; None for a video that is local from the start."""
 
     source: Source
-    turn: int
     fetched: Future[str] | None = None
     arrived: bool = False
     released: bool = False
@@ -44,6 +44,7 @@ class StagingFolder:
     """A folder of this process for staged videos, of at most `most_bytes`; `close` removes it with all that is in it.
 
     `parent`: where it is made, "" for the system's folder for temporary files. `s3`: None for the options of this process.
+    Several lists of videos may share it: those of a list that came later wait for room behind all of one before.
     """
 
     def __init__(self, parent: str = "", *, most_bytes: int, s3: S3Options | None = None) -> None:
@@ -56,6 +57,10 @@ class StagingFolder:
                 f"cannot stage videos in {parent or own_base()}: {error.strerror or error}; give another --s3-cache-dir"
             ) from error
         self.path = self._own.path
+        # Of all lists, guarded by `changed`: bytes held, and videos that are not let in yet, in order.
+        self.changed = threading.Condition()
+        self.used_bytes = 0
+        self.waiting: deque[_Staged] = deque()
 
     def file(self, uri: str) -> Path:
         """Where the video of that URL is put."""
@@ -80,13 +85,13 @@ class StagedVideos:
     def __init__(self, folder: StagingFolder | None, sources: Sequence[Source]) -> None:
         self._folder = folder
         remote = [source for source in sources if folder is not None and is_s3(source.uri)]
-        self._videos = {source.uri: _Staged(source, turn) for turn, source in enumerate(remote)}
-        self._turn = 0
-        self._used_bytes = 0
+        self._videos = {source.uri: _Staged(source) for source in remote}
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = folder.changed if folder is not None else threading.Condition()
         self._threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="staging")
         if folder is not None:
+            with self._changed:
+                folder.waiting.extend(self._videos.values())
             for video in self._videos.values():
                 video.fetched = self._threads.submit(self._stage, folder, video)
 
@@ -132,15 +137,19 @@ class StagedVideos:
             self._closed = True
             for video in self._videos.values():
                 video.released = True
+                self._let_in(video)
             self._changed.notify_all()
         self._threads.shutdown(cancel_futures=True)
         with self._changed:
             for video in self._videos.values():
                 self._give_back(video)
 
+    def _let_in(self, video: _Staged) -> None:
+        if self._folder is not None and video in self._folder.waiting:
+            self._folder.waiting.remove(video)
+
     def _give_back(self, video: _Staged) -> None:
-        self._used_bytes -= video.held_bytes
-        video.held_bytes = 0
+        self._hold(video, 0)
         if video.path is not None:
             video.path.unlink(missing_ok=True)
 
@@ -150,8 +159,8 @@ class StagedVideos:
         Videos are let in strictly in order: what waits for room then waits only for videos that are used before it.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_room(video, folder.most_bytes))
-            self._turn += 1
+            self._changed.wait_for(lambda: self._closed or self._has_room(folder, video))
+            self._let_in(video)
             self._hold(video, video.source.size_bytes or 0)
             self._changed.notify_all()
         path = video.path = folder.file(video.source.uri)
@@ -168,14 +177,15 @@ class StagedVideos:
                 self._changed.notify_all()
         return str(path)
 
-    def _has_room(self, video: _Staged, most_bytes: int) -> bool:
+    def _has_room(self, folder: StagingFolder, video: _Staged) -> bool:
         size = video.source.size_bytes or 0
-        fits = not self._used_bytes or self._used_bytes + size <= most_bytes
-        return video.turn == self._turn and (video.released or fits)
+        fits = not folder.used_bytes or folder.used_bytes + size <= folder.most_bytes
+        return folder.waiting[0] is video and (video.released or fits)
 
     def _hold(self, video: _Staged, size: int) -> None:
-        self._used_bytes += size - video.held_bytes
-        video.held_bytes = size
+        if self._folder is not None:
+            self._folder.used_bytes += size - video.held_bytes
+            video.held_bytes = size
 
     def _pieces(self, folder: StagingFolder, video: _Staged, path: Path) -> None:
         # Loads s3fs, which takes half a second.

@@ -153,8 +153,10 @@ def _share(nodes: Sequence[Node], count: int) -> int:
     return next((n for n in range(most, 0, -1) if sum(node.cpus // n for node in nodes) >= count), 1)
 
 
-def start_worker(worker_class: type[Any], job: object, people: Crew) -> Any:
+def start_worker(worker_class: type[Any], job: object, people: Crew, *, calls: int = 1) -> Any:
     """A fresh actor of `worker_class` for `job`, with the cores and GPU of one of `people`. Ray restarts nothing by itself.
+
+    `calls`: how many of its calls may be under way at a time, each in a thread.
 
     On the node with the least to do: Ray's own way is to fill one node up to half before the next. Two encoders of one core
     each then lay on a node of three, with one core left for the four decode actors of both, and the other node idle.
@@ -164,6 +166,7 @@ def start_worker(worker_class: type[Any], job: object, people: Crew) -> Any:
         "num_gpus": people.gpus_each,
         "max_restarts": 0,
         "max_task_retries": 0,
+        "max_concurrency": calls,
         "scheduling_strategy": "SPREAD",
     }
     return ray.remote(worker_class).options(**options).remote(job)

@@ -1,8 +1,9 @@
 """What an encoder asks of its decode actors: prefetching in order, bounded frames in flight, and whom a death is blamed on.
 
-Videos are handed out in the shard's order and their segments consumed in time order, while the actors work ahead:
-at most about count x `lookahead` segments are undelivered; which actor is asked for which is in calls_ahead.py. With several
-actors a long video is cut at keyframes into spans of about `lookahead` segments, one span an actor.
+Videos are handed out in the shards' order and their segments consumed in time order, while the actors work ahead, beyond
+the end of a shard where the next one is in the queue (pooled_videos.py): at most about count x `lookahead` segments are
+undelivered; which actor is asked for which is in calls_ahead.py. With several actors a long video is cut at keyframes into
+spans of about `lookahead` segments, one span an actor.
 
 An actor answers its calls in order, so the first unanswered one is to blame for a death or a hang. A video that
 kills its decoder is tried once more with the same decoder (an outside kill, or one by Ray's memory monitor, must not
@@ -17,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,40 +34,19 @@ from pipelines.decode_calls import DecodeCalls
 from pipelines.decode_process import AWAY, DecodeProcess, Span, Video, answer
 from pipelines.decoders import Decoders
 from pipelines.growth import Pace
+from pipelines.pooled_videos import PooledVideos
 from pipelines.ray_errors import GONE
 
 log = logging.getLogger(__name__)
 
 
-class PooledVideo:
-    """One video as the pool delivers it: `open()` first, then `segments()`."""
-
-    def __init__(self, pool: DecodePool, video: Video) -> None:
-        self._pool, self._video = pool, video
-
-    def open(self) -> Opened:
-        """The scanned video; waits for it. Raises its MediaError."""
-        return self._pool.wait_opened(self._video)
-
-    def segments(self) -> Iterator[Frames]:
-        """The video's segments in time order. Raises its MediaError where decoding ends early."""
-        video = self._video
-        while video.spans:
-            span = video.spans[0]
-            if span.next_cell >= span.stop_cell:
-                video.spans.popleft()
-                continue
-            yield self._pool.wait_segment(span)
-
-
 class DecodePool:
-    """`decoders`, working ahead over the videos of a shard. `lookahead(count)`: segments for each of so many."""
+    """`decoders`, working ahead over the videos of shards. `lookahead(count)`: segments for each of so many."""
 
     def __init__(self, decoders: Decoders, *, lookahead: Callable[[int], int], timeout_s: float) -> None:
         self._crew, self._segments_each, self._timeout_s = decoders, lookahead, timeout_s
         self._pace, self._is_warm = Pace(), False
         self._queue: list[Video] = []
-        self._staged: StagedVideos | None = None
         self._calls = DecodeCalls(lambda: self._crew.up)
 
     @property
@@ -84,45 +64,52 @@ class DecodePool:
 
     def videos(
         self, uris: Sequence[str], *, decoder: str, staged: StagedVideos | None = None
-    ) -> Iterator[PooledVideo]:
-        """The videos of `uris` in order. What is left unread of one is dropped when the next is asked for.
+    ) -> PooledVideos:
+        """The videos of `uris`, in the queue from now on: decoded when what is before them there leaves room.
 
-        `staged`: where those lie that are not on this machine. Waiting for one is no hang of a decoder.
+        Any thread may call it, whoever is served. `staged`: where those lie that are not on this machine. Waiting for one
+        is no hang of a decoder.
         """
-        self._queue = [Video(uri, decoder) for uri in uris]
-        self._staged = staged
+        videos = [Video(uri, decoder, staged) for uri in uris]
+        is_warm = bool(self._queue)
+        # At once, as a list does that: whoever is served goes over the queue meanwhile.
+        self._queue.extend(videos)
+        return PooledVideos(self, videos, is_warm=is_warm)
+
+    def begin(self, *, is_warm: bool) -> None:
+        """The videos of another shard are asked for from now on; `is_warm`: they were decoded while others were asked for."""
         # What came before is no work on frames, and the first ones are waited for whatever the number of decoders.
         self._pace.skip()
-        self._is_warm = False
-        try:
-            while self._queue:
-                self._pump()
-                yield PooledVideo(self, self._queue[0])
-                self._drop(self._queue.pop(0))
-        finally:
-            for video in self._queue:
-                self._drop(video)
-            self._queue = []
-            # Not until the next shard: frames that nobody wants any more would stay in memory.
-            self._calls.pending()
+        self._is_warm = self._is_warm and is_warm
+
+    def soon_asked(self, videos: Sequence[Video]) -> bool:
+        """Whether all `videos` are open, and what is left of them to ask for is no more than may be in flight; never waits."""
+        left = self._lookahead * self._crew.count
+        for video in videos:
+            if not video.is_judged:
+                return False
+            left -= sum(span.to_issue for span in video.spans if video.error is None)
+            if left < 0:
+                return False
+        return True
 
     def wait_opened(self, video: Video) -> Opened:
         """Waits until `video` is scanned; raises its MediaError."""
         self._pace.worked()
-        self._pump()
-        while video.opened is None and video.error is None:
+        self.pump()
+        while not video.is_judged:
             # Without a reference its file is not here yet, or the actor was lost just now: the next round asks another one.
             if video.opened_ref is not None:
                 self._wait(video.opened_ref)
                 self._note_wait()
-            elif self._is_here(video):
+            elif video.is_here():
                 self._crew.wait(home=True)
                 self._pace.skip()
-            elif self._staged is not None:
-                with suppress(MediaError):  # `_pump` takes note of it
-                    self._staged.path(video.uri)
+            elif video.staged is not None:
+                with suppress(MediaError):  # `pump` takes note of it
+                    video.staged.path(video.uri)
                 self._pace.skip()
-            self._pump()
+            self.pump()
         video.raise_error()
         assert video.opened is not None
         return video.opened
@@ -139,7 +126,7 @@ class DecodePool:
 
     def _next_segment(self, span: Span) -> Frames:
         while True:
-            self._pump()
+            self.pump()
             span.video.raise_error()
             if not span.calls:
                 self._hand_over(span)
@@ -179,7 +166,7 @@ class DecodePool:
         """Gives `span`, which is waited for and was lost with its decoder, to one that has its hands full already."""
         owner = next((each for each in self._decoders if span in each.spans), None)
         if owner is not None:
-            owner.ask(span, self._staged)  # it may have less in flight than when it took its later ones
+            owner.ask(span)  # it may have less in flight than when it took its later ones
             return
         fit = [each for each in self._decoders if each.may_have(span.video)]
         if not fit:
@@ -188,7 +175,7 @@ class DecodePool:
         heir = min(fit, key=lambda each: len(each.calls))
         span.inherited = True
         heir.spans.append(span)
-        heir.ask(span, self._staged)
+        heir.ask(span)
 
     def _bring_home(self, decoder: DecodeProcess, error: Exception) -> None:
         """Ends a decoder away that could not get at a video, whose part goes on at home."""
@@ -211,14 +198,14 @@ class DecodePool:
                 if time.monotonic() >= deadline:
                     self._bury(owner, hang=True)
                     return False
-                self._pump()
+                self.pump()
                 if not any(call[0] == ref for call in owner.calls):
                     return False  # its actor swelled, and was buried for that
             if each == ref:
                 break
         return True
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Asks for as much as may be in flight: openings first, then segments in the order of consumption."""
         self._crew.look()
         for decoder in list(self._decoders):
@@ -230,7 +217,7 @@ class DecodePool:
         near = self._near()
         at_home = [each for each in self._decoders if each.home]
         for video in near:
-            if at_home and video.opened_ref is None and video.error is None and self._is_here(video):
+            if at_home and video.opened_ref is None and video.error is None and video.is_here():
                 decoder = min(at_home, key=lambda each: len(each.calls))
                 video.opened_ref = decoder.handle.open.remote(video.uri, video.path)
                 decoder.calls.append((video.opened_ref, video, None))
@@ -250,7 +237,7 @@ class DecodePool:
         for decoder, span in list(asked):
             if span not in decoder.spans:
                 decoder.spans.append(span)
-            decoder.ask(span, self._staged)
+            decoder.ask(span)
         self._calls.fetch_ahead()
 
     def _near(self) -> list[Video]:
@@ -268,19 +255,6 @@ class DecodePool:
             else:
                 unopened += 1
         return near
-
-    def _is_here(self, video: Video) -> bool:
-        """Whether the video's file is on this machine; never waits. One that cannot be fetched has failed."""
-        if self._staged is None:
-            return True
-        if not self._staged.is_ready(video.uri):
-            return False
-        try:
-            video.path = self._staged.path(video.uri)
-        except MediaError as error:
-            video.fail(error)
-            return False
-        return True
 
     def _try_open(self, video: Video) -> bool:
         """Whether `video` is opened or has failed to; never waits."""
@@ -326,13 +300,18 @@ class DecodePool:
             culprit.at_home = True
         decoder.let_go()
 
-    def _drop(self, video: Video) -> None:
-        """Takes back what was asked for and is not needed any more."""
-        for decoder in self._decoders:
-            decoder.drop(video)
-        video.spans.clear()
-        if self._staged is not None:
-            self._staged.release(video.uri)
+    def drop(self, videos: Sequence[Video]) -> None:
+        """Takes back what was asked for `videos` and is not needed any more; those of other shards stay in the queue."""
+        for video in videos:
+            self._queue.remove(video)
+            for decoder in self._decoders:
+                decoder.drop(video)
+            video.spans.clear()
+            if video.staged is not None:
+                video.staged.release(video.uri)
+        if not self._queue:
+            # Not until the next shard: frames that nobody wants any more would stay in memory.
+            self._calls.pending()
 
     def close(self) -> None:
         """Ends the decode processes."""

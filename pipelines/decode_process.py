@@ -33,7 +33,7 @@ _span_ids = itertools.count()
 
 @dataclass(eq=False)
 class Video:
-    """One video on its way through the pool. `path`: where its file lies, "" if that is `uri`.
+    """One video on its way through the pool. `path`: where its file lies, "" if that is `uri`. `staged`: who fetches it there.
 
     `at_home`: only decoders on the encoder's node may have it from now on. `dropped`: nobody wants it any more, but a
     decoder may still be at it.
@@ -41,6 +41,7 @@ class Video:
 
     uri: str
     decoder: str
+    staged: StagedVideos | None = None
     path: str = ""
     opened_ref: Any = None
     opened: Opened | None = None
@@ -49,6 +50,24 @@ class Video:
     at_home: bool = False
     dropped: bool = False
     spans: deque[Span] = field(default_factory=deque)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has been opened, or has failed."""
+        return self.opened is not None or self.error is not None
+
+    def is_here(self) -> bool:
+        """Whether its file is on this machine; never waits. One that cannot be fetched has failed."""
+        if self.staged is None:
+            return True
+        if not self.staged.is_ready(self.uri):
+            return False
+        try:
+            self.path = self.staged.path(self.uri)
+        except MediaError as error:
+            self.fail(error)
+            return False
+        return True
 
     def fail(self, error: MediaError) -> None:
         """Keeps why it has failed, without the frames of calls through which that came.
@@ -87,13 +106,13 @@ class Video:
             self.decoder = "pyav"
 
 
-def as_seen(video: Video, staged: StagedVideos | None) -> Seen:
+def as_seen(video: Video) -> Seen:
     """The file of `video` as it is on this node."""
     try:
         size = Path(video.path or video.uri).stat().st_size
     except OSError:
         size = -1  # gone: it is judged by whoever decodes it
-    return Seen(size, staged.source(video.uri) if staged is not None else None)
+    return Seen(size, video.staged.source(video.uri) if video.staged is not None else None)
 
 
 @dataclass(eq=False)
@@ -161,13 +180,13 @@ class DecodeProcess:
         unfinished = (span for span in begun if span.to_issue or any(span is each for _, each in waiting))
         return next((span.video for span in unfinished), video)
 
-    def ask(self, span: Span, staged: StagedVideos | None) -> None:
+    def ask(self, span: Span) -> None:
         """Asks it for the next segment of `span`, which it begins first if it has not."""
         video = span.video
         if not span.begun:
             span.begun = True
             if not self.home:
-                self.handle.see.remote(span.key, as_seen(video, staged))
+                self.handle.see.remote(span.key, as_seen(video))
             self.handle.begin.remote(
                 span.key, video.opened_ref, span.next_cell, span.stop_cell, video.decoder
             )
@@ -203,8 +222,11 @@ class DecodeProcess:
     def s3(self) -> S3Counts:
         """What one on another node has asked of S3 for spans that have ended since the last call; never waits."""
         total = S3Counts()
-        if self._ended:
-            told, self._ended = ray.wait(self._ended, num_returns=len(self._ended), timeout=0)
+        # Not taken away at once: another thread may end a span meanwhile.
+        if ended := list(self._ended):
+            told, _ = ray.wait(ended, num_returns=len(ended), timeout=0)
+            for ref in told:
+                self._ended.remove(ref)
             # One that is lost takes its counts along.
             with suppress(ray.exceptions.RayError):
                 total = sum(ray.get(told), total)

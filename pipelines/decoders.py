@@ -137,7 +137,7 @@ class Decoders:
 
     def s3(self) -> S3Counts:
         """What those on other nodes have asked of S3 since the last call, as far as they have said so."""
-        return sum((each.s3() for each in self.up), S3Counts())
+        return sum((each.s3() for each in tuple(self.up)), S3Counts())
 
     def lose(self, process: DecodeProcess, *, node_too: bool = False) -> None:
         """Ends a process that is of no use any more, and asks for another one. `node_too`: its node is not asked again."""

@@ -45,6 +45,15 @@ class VideoDone:
 
 
 @dataclass(frozen=True)
+class ReadyForNext:
+    """The worker may be given its next shard while it goes on with this one: decoders have little left to do for this one.
+
+    Told once a shard, before the encoder has nothing to do, by workers that do what follows the encoder beside it. What it
+    has in hand stays what it was.
+    """
+
+
+@dataclass(frozen=True)
 class QuestionsStarted:
     """From here on the worker's death would be the doing of one of these questions."""
 
@@ -67,7 +76,8 @@ class QuestionDone:
 class ShardCommitted:
     """The shard's receipt is in the store; `*_s` say where the worker's time went, `encode_s` its work proper.
 
-    `s3`: the requests that the worker has made since it was given the shard. `decoders`: decode actors that it has by now.
+    `commit_s`: what writing and committing the shard took of it beyond another shard's work, that went on meanwhile. `s3`: the
+    requests that the worker has made since it last said so, or was given its first shard. `decoders`: decode actors that it has by now.
     """
 
     shard_id: str
@@ -79,7 +89,7 @@ class ShardCommitted:
     decoders: int = 0
 
 
-Event = VideoStarted | CellsDone | VideoDone | QuestionsStarted | QuestionDone | ShardCommitted
+Event = VideoStarted | CellsDone | VideoDone | ReadyForNext | QuestionsStarted | QuestionDone | ShardCommitted
 
 
 def in_hand(event: Event) -> tuple[str, ...] | None:
@@ -88,4 +98,4 @@ def in_hand(event: Event) -> tuple[str, ...] | None:
         return (event.video_id,)
     if isinstance(event, QuestionsStarted):
         return event.question_ids
-    return None if isinstance(event, CellsDone) else ()
+    return None if isinstance(event, CellsDone | ReadyForNext) else ()

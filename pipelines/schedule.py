@@ -11,6 +11,10 @@ A death that no item explains, and an error of disk, store or Ray, counts agains
 three end the run, and one does where no other worker is left that might fare better. A machine that goes takes its
 workers along, which counts against nobody (lost_nodes.py).
 
+A worker that says that it is ready is given its next shard while it works on one (at_work.py), as long as no other one waits for
+work. A shard that a worker had when it ended is done by itself from then on, whatever it ended of: what is in hand in one shard may
+end the worker in the name of the other. So what is to be had in hand alone is alone in its worker.
+
 Workers load while others work, and the run goes on with those that there are (loading.py): a machine that never comes back
 is missed by nobody but the clock.
 """
@@ -28,7 +32,8 @@ import ray
 
 from echoprune.errors import ConfigError, LeaseLostError, ModelError, StoreError
 from pipelines import interrupted
-from pipelines.events import Event, in_hand
+from pipelines.at_work import AtWork, Job
+from pipelines.events import Event
 from pipelines.loading import Loading, Worker, first_line
 from pipelines.lost_nodes import LOST_NODES_PER_ITEM, Death, Place
 from pipelines.ray_errors import RAYS_OWN
@@ -59,18 +64,6 @@ class ShardLike(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class _Job:
-    """One worker at work on one shard, or dead of it. `is_back`: the shard has been given back since."""
-
-    worker: Worker
-    shard: Any
-    events: Any
-    current: tuple[str, ...] = ()
-    death: Death | None = None
-    is_back: bool = False
-
-
 @dataclass
 class Scheduler:
     """Runs shards on workers until all are committed.
@@ -99,64 +92,105 @@ class Scheduler:
     _in_a_row: int = 0
     # Where a shard has ended a worker.
     _ended_at: defaultdict[str, set[Place]] = field(default_factory=lambda: defaultdict(set))
-    _unexplained: list[_Job] = field(default_factory=list)
+    # Shards to be done with no other one beside them.
+    _by_itself: set[str] = field(default_factory=set)
+    _unexplained: list[AtWork] = field(default_factory=list)
     _loading: Loading = field(init=False)
 
     def run(self, shards: Iterable[Any]) -> None:
         """Returns when every shard is committed; raises what broke the run (ConfigError, StoreError, ModelError)."""
         waiting = deque(shards)
         idle: list[Worker] = []
-        jobs: dict[Any, _Job] = {}
+        busy: list[AtWork] = []
         self._loading = Loading(self.make_worker, self.worker_name)
         worked_at = time.monotonic()
         try:
-            while waiting or jobs or self._held:
+            while waiting or busy or self._held:
                 interrupted.check()
-                waiting.extendleft(self._judge(at_work=len(idle) + len(jobs)))
-                self._loading.settle(at_work=len(idle) + len(jobs))
+                alive = len(idle) + sum(each.death is None for each in busy)
+                waiting.extendleft(reversed(self._judge(at_work=alive)))
+                self._loading.settle(at_work=alive)
                 most = self.workers if isinstance(self.workers, int) else self.workers()
-                most = min(most - self._loading.lacking, len(waiting) + len(jobs) + self._held)
-                while len(idle) + len(self._loading) + len(jobs) < most:
+                most = min(most - self._loading.lacking, len(waiting) + len(busy) + self._held)
+                while len(idle) + len(self._loading) + len(busy) < most:
                     self._loading.begin()
-                places = {each.where for each in [*idle, *(job.worker for job in jobs.values())]}
-                for worker in idle[:]:
-                    shard = self._next(waiting, worker.where, places)
-                    if shard is not None:
-                        idle.remove(worker)
-                        waiting.remove(shard)
-                        jobs |= self._start(worker, shard)
-                if jobs:
+                busy += self._give(waiting, idle, busy)
+                if busy:
                     worked_at = time.monotonic()
                 elif time.monotonic() - worked_at > ROOM_S:
                     log.warning(
                         "no %s for %d s: the cluster has no room, or it is loading", self.worker_name, ROOM_S
                     )
                     worked_at = time.monotonic()
-                awaited = [*jobs, *self._loading.refs]
+                awaited = [*(events for each in busy for events in each.jobs), *self._loading.refs]
                 if not awaited:
                     time.sleep(POLL_S)
                     continue
-                for each in ray.wait(awaited, num_returns=1, timeout=POLL_S)[0]:
-                    idle += self._heard(each, jobs)
+                if not ray.wait(awaited, num_returns=1, timeout=POLL_S)[0]:
+                    continue
+                # All that has come: who has become idle is known before the next shard is given away.
+                for ref in ray.wait(awaited, num_returns=len(awaited), timeout=0)[0]:
+                    idle += self._heard(ref, busy)
         finally:
-            for worker in [*idle, *(job.worker for job in jobs.values())]:
+            for worker in [*idle, *(each.worker for each in busy)]:
                 ray.kill(worker.handle)
             self._loading.close()
 
-    def _heard(self, ref: Any, jobs: dict[Any, _Job]) -> list[Worker]:
+    def _give(self, waiting: deque[Any], idle: list[Worker], busy: list[AtWork]) -> list[AtWork]:
+        """Gives shards to idle workers first, so that all end together, then to those that are ready for another one.
+
+        Those that were idle, at work now.
+        """
+        begun = []
+        places = {each.where for each in [*idle, *(each.worker for each in busy)]}
+        for worker in idle[:]:
+            shard = self._next(waiting, worker.where, places)
+            if shard is not None:
+                idle.remove(worker)
+                waiting.remove(shard)
+                begun.append(AtWork(worker))
+                begun[-1].start(shard, *self._known())
+        for each in busy:
+            if each.has_room and not self._are_by_themselves(job.shard for job in each.jobs.values()):
+                others = [shard for shard in waiting if not self._are_by_themselves([shard])]
+                shard = self._next(others, each.worker.where, places)
+                if shard is not None:
+                    waiting.remove(shard)
+                    each.start(shard, *self._known())
+        return begun
+
+    def _are_by_themselves(self, shards: Iterable[Any]) -> bool:
+        return any(shard.shard_id in self._by_itself for shard in shards)
+
+    def _heard(self, ref: Any, busy: list[AtWork]) -> list[Worker]:
         """Takes in what `ref` has brought; the worker that has nothing to do since, if any."""
-        if ref not in jobs:
+        at_work = next((each for each in busy if ref in each.jobs), None)
+        if at_work is None:
             loaded = self._loading.take(ref)
             return [loaded] if loaded is not None else []
-        if not self._listen(jobs[ref]):
+        job = at_work.jobs[ref]
+        event = at_work.hear(ref)
+        if event is not None:
+            if getattr(event, "status", "failed") != "failed":
+                self._in_a_row = 0
+                self._loading.has_worked(at_work.worker)
+            self.on_event(job.shard.shard_id, event)
+        at_work.end()
+        if at_work.jobs:
             return []
-        job = jobs.pop(ref)
-        return [job.worker] if job.death is None else []
+        busy.remove(at_work)
+        if at_work.death is None:
+            return [at_work.worker]
+        if at_work.lost:
+            self.deaths += 1
+            self._unexplained.append(at_work)
+            self._by_itself.update(job.shard.shard_id for job in at_work.lost)
+        return []
 
     @property
     def _held(self) -> int:
         """Shards that nobody has until it is known what ended their worker."""
-        return sum(not job.is_back for job in self._unexplained)
+        return sum(len(ended.lost) for ended in self._unexplained if not ended.is_back)
 
     def _next(self, waiting: Iterable[Any], place: Place, places: set[Place]) -> Any:
         """The shard for a worker at `place`: one that has ended a worker there is left to the other `places`, if any."""
@@ -166,64 +200,47 @@ class Scheduler:
                 return shard
         return None
 
-    def _start(self, worker: Worker, shard: Any) -> dict[Any, _Job]:
-        # The worker waits until an event is consumed: one that dies at once has announced its video all the same
-        # (without this the announcement was lost in 2 of 13 runs on a busy machine).
-        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-        known = [dict(self.quarantined), *([frozenset(self.alone)] if self.alone else [])]
-        events = worker.handle.run_shard.options(**options).remote(shard, *known)
-        return {events: _Job(worker, shard, events)}
-
-    def _listen(self, job: _Job) -> bool:
-        """Takes the next event of `job`; whether it has ended, with its shard committed or with a `death`."""
-        try:
-            event = ray.get(next(job.events))
-        except StopIteration:
-            return True
-        except ray.exceptions.RayError as error:
-            ray.kill(job.worker.handle)
-            self.deaths += 1
-            job.death = Death(error, job.worker.place)
-            self._unexplained.append(job)
-            return True
-        items = in_hand(event)
-        if items is not None:
-            job.current = items
-        if getattr(event, "status", "failed") != "failed":
-            self._in_a_row = 0
-            self._loading.has_worked(job.worker)
-        self.on_event(job.shard.shard_id, event)
-        return False
+    def _known(self) -> list[object]:
+        return [dict(self.quarantined), *([frozenset(self.alone)] if self.alone else [])]
 
     def _judge(self, *, at_work: int) -> list[Any]:
         """Counts the deaths whose cause is known by now, beside `at_work` living workers; the shards to be run again.
 
         For what is known soon a shard waits, so that no video is had in hand a second time before the first is counted.
         """
-        back = []
-        for job in list(self._unexplained):
-            assert job.death is not None
-            with_node = job.death.with_node
-            if not job.is_back and (with_node is not None or not job.death.may_settle):
-                job.is_back = True
-                back.append(job.shard)
+        back: list[Any] = []
+        for ended in list(self._unexplained):
+            assert ended.death is not None
+            with_node = ended.death.with_node
+            if not ended.is_back and (with_node is not None or not ended.death.may_settle):
+                ended.is_back = True
+                back += [job.shard for job in ended.lost]
             if with_node is None:
                 continue
-            self._unexplained.remove(job)
+            self._unexplained.remove(ended)
+            blamed = ended.blamed()
             if with_node:
-                log.warning("shard %s begins again: its machine went away", job.shard.shard_id)
-                key = job.current or (job.shard.shard_id,)
-                # One node counts once: a worker that was idle there may be given the shard before its end is known.
-                self._lost_nodes[key].add(job.death.place_known.node_id or f"unknown {self.deaths}")
-                if len(self._lost_nodes[key]) <= LOST_NODES_PER_ITEM:
+                blamed = [job for job in blamed if self._has_lost_too_many(job, ended.death)]
+                if not blamed:
                     continue
-            self._ended_at[job.shard.shard_id].add(job.worker.where)
-            self._loading.has_failed(job.worker, at_work=at_work)
-            self._blame(job, job.death.error, at_work=at_work)
+            self._loading.has_failed(ended.worker, at_work=at_work)
+            for job in blamed:
+                self._ended_at[job.shard.shard_id].add(ended.worker.where)
+                self._blame(job, at_work=at_work)
         return back
 
-    def _blame(self, job: _Job, error: ray.exceptions.RayError, *, at_work: int) -> None:
+    def _has_lost_too_many(self, job: Job, death: Death) -> bool:
+        """Whether the machine that went with `job` was one too many for what was in hand."""
+        log.warning("shard %s begins again: its machine went away", job.shard.shard_id)
+        lost = self._lost_nodes[job.current or (job.shard.shard_id,)]
+        # One node counts once: a worker that was idle there may be given the shard before its end is known.
+        lost.add(death.place_known.node_id or f"unknown {self.deaths}")
+        return len(lost) > LOST_NODES_PER_ITEM
+
+    def _blame(self, job: Job, *, at_work: int) -> None:
         """Counts a worker's failure against the items it had in hand, or the shard; raises what ends the run."""
+        error = job.error
+        assert error is not None
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         lost = isinstance(cause, LeaseLostError)
         if lost or (isinstance(cause, SAID_TO_USERS) and not at_work and not self._loading.up):

@@ -20,6 +20,7 @@ from echoprune.plan import Shard, load_plan
 from echoprune.receipt import Receipt, read_receipts
 from echoprune.schema import StoreSettings
 from echoprune.storage import Storage
+from pipelines.at_work import SHARDS_AT_MOST
 from pipelines.config import IndexConfig, decoders_of
 from pipelines.crew import Crew, crew, nodes_alive, start_worker
 from pipelines.decode_actor import VideoOpener
@@ -51,6 +52,14 @@ def connect(config: IndexConfig, until: ExitStack) -> Crew:
         grow_to=config.grow_to,
         may_join=joins(config.address),
     )
+
+
+def works_beside(people: Crew) -> bool:
+    """Whether encoders leave what follows to threads, and have their next shard decoded meanwhile.
+
+    On a GPU. A CPU is the encoder itself: it would take memory and save nothing.
+    """
+    return bool(people.gpus_each)
 
 
 @dataclass(frozen=True)
@@ -126,10 +135,11 @@ class ShardRun:
             store=self.storage.url,
             run_id=self.lease.holder.run_id,
             lease_epoch=self.lease.epoch,
+            beside=works_beside(people),
         )
         return drive(
             shards,
-            lambda: start_worker(IndexWorker, job, people),
+            lambda: start_worker(IndexWorker, job, people, calls=SHARDS_AT_MOST if job.beside else 1),
             tally,
             job=self.job,
             people=people,

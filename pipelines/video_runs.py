@@ -4,6 +4,8 @@ On a GPU choosing and writing are done beside the encoder (in_turn.py), so that 
 told of after that one has started. An error is told to be of the video whose call raised it. A worker's death is blamed on the video
 that is encoded, or on the one that is waited for; if it was another one that was written, so it will be again, until that
 one is alone: what goes before and after a video that is alone waits for it.
+
+Another shard's videos may be encoded while the last ones of this shard are written: each shard has its own thread for that.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -28,9 +30,11 @@ from echoprune.schema import StoreSettings
 from echoprune.segment import Begun
 from echoprune.sources import Source
 from pipelines.decode_actor import Opened
-from pipelines.events import CellsDone, Event, VideoDone, VideoStarted
+from pipelines.events import CellsDone, Event, ReadyForNext, VideoDone, VideoStarted
 from pipelines.in_turn import InTurn
 from pipelines.open_shard import OpenShard
+
+T = TypeVar("T")
 
 # Seconds between two progress events of one video: a long video is seen to move, and the driver is not flooded.
 EVENT_INTERVAL_S = 0.5
@@ -50,22 +54,27 @@ class DecodedVideo(Protocol):
 
 @dataclass
 class Clock:
-    """Where the worker's time goes, in seconds."""
+    """Where the time of a shard's turn at the encoder goes, in seconds."""
 
     wait_s: float = 0.0
     encode_s: float = 0.0
 
+    def waited(self, call: Callable[[], T]) -> T:
+        """What `call` gives, with its time counted as waiting."""
+        asked = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self.wait_s += time.perf_counter() - asked
+
     def timed(self, segments: Iterator[Frames]) -> Iterator[Frames]:
         """`segments`, with the time spent waiting for them and between them counted."""
         while True:
-            asked = time.perf_counter()
             try:
-                frames = next(segments)
+                frames = self.waited(partial(next, segments))
             except StopIteration:
                 return
-            finally:
-                given = time.perf_counter()
-                self.wait_s += given - asked
+            given = time.perf_counter()
             yield frames
             self.encode_s += time.perf_counter() - given
 
@@ -89,7 +98,8 @@ class _Run:
 class VideoRuns:
     """The videos of the shard whose `files` are open, in its order; `close` it before their folder goes.
 
-    `beside`: what follows the encoder is done in a thread, else at once. `threads`: CPU threads of that.
+    `beside`: what follows the encoder is done in a thread, else at once. `threads`: CPU threads of that. `is_ready`: whether the
+    worker may be given its next shard, which is told as soon as it is so.
     """
 
     files: OpenShard
@@ -99,6 +109,8 @@ class VideoRuns:
     clock: Clock
     beside: bool
     threads: int
+    is_ready: Callable[[], bool] = lambda: False
+    _is_told_ready: bool = False
     _ending: deque[tuple[str, Future[VideoDone | None]]] = field(default_factory=deque)
     _begun: list[_Run] = field(default_factory=list)
 
@@ -121,6 +133,12 @@ class VideoRuns:
         """Waits until all videos are written."""
         yield from self._told_of(self._rest())
 
+    def ready(self, *, at_latest: bool = False) -> Generator[Event, None, None]:
+        """Tells that the worker may be given its next shard if that is so, or is `at_latest` now; never twice."""
+        if not self._is_told_ready and (at_latest or self.is_ready()):
+            self._is_told_ready = True
+            yield ReadyForNext()
+
     def close(self) -> None:
         """Ends what is under way, and removes its spill files."""
         self._turn.close()
@@ -138,25 +156,29 @@ class VideoRuns:
 
     def _run(self, source: Source, video: DecodedVideo, *, alone: bool) -> Generator[Event, None, None]:
         if alone:
-            yield from self._rest()
+            yield from self._timed_rest()
         yield VideoStarted(source.video_id)
         try:
-            opened = video.open()
+            opened = self.clock.waited(video.open)
         except MediaError as error:
             self._end(source, partial(self.files.failed, source, copy(error)))
         else:
             yield from self._encode(source, opened, video, alone=alone)
-        yield from self._rest() if alone else self._ended(None)
+        yield from self._timed_rest() if alone else self._ended(None)
 
     def _written(self, source: Source, call: Callable[[], VideoDone | None]) -> Generator[Event, None, None]:
         self._end(source, call)
         yield from self._ended(None)
 
+    def _timed_rest(self) -> Generator[Event, None, None]:
+        """As `_rest`, in this shard's turn."""
+        asked = time.perf_counter()
+        yield from self._rest()
+        self.clock.encode_s += time.perf_counter() - asked
+
     def _rest(self) -> Generator[Event, None, None]:
         while self._ending:
-            asked = time.perf_counter()
             self._ending[0][1].exception()
-            self.clock.encode_s += time.perf_counter() - asked
             yield from self._ended(None)
 
     def _encode(
@@ -194,6 +216,7 @@ class VideoRuns:
                         encode_s=self.clock.encode_s,
                     )
                 yield from self._ended(source.video_id)
+                yield from self.ready()
         except MediaError as error:
             # Without its traceback, which holds this frame, and that the last pictures.
             stopped = copy(error)

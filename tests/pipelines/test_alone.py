@@ -12,9 +12,11 @@ from echoprune.plan import Shard, extend_plan
 from echoprune.sources import list_sources
 from echoprune.staging import StagedVideos
 from echoprune.storage import Storage
-from pipelines import index_worker
+from pipelines import inline_video
 from pipelines.events import VideoDone
-from pipelines.index_worker import IndexWorker, InlineVideo, apart
+from pipelines.index_worker import IndexWorker
+from pipelines.inline_video import InlineVideo
+from pipelines.shard_videos import apart
 from tests.clips import Clip, even, write
 from tests.pipelines.conftest import tables
 from tests.pipelines.test_retry import worker
@@ -99,7 +101,7 @@ def test_an_error_that_nobody_foresaw_is_a_row_of_the_decoders_and_the_end_of_th
         raise ValueError("a defect\nin two lines")
         yield
 
-    monkeypatch.setattr(index_worker, "decode", decode)
+    monkeypatch.setattr(inline_video, "decode", decode)
     (done,) = [event for event in made.run_shard(shard, {}) if isinstance(event, VideoDone)]
     assert (done.status, done.error_class, done.error) == (
         "failed", "ValueError", f"{uri}: ValueError: a defect in two lines",
