@@ -1,8 +1,8 @@
 """A worker at work: the shards that it has, what it has of them in hand, and to which of them its end is held against.
 
-A worker has one shard, and the next one too once it is ready for that: while the first is encoded to its end and committed, the
-second one's videos are decoded. Its end is one end, however many shards it had, and it is judged when both streams of events have
-ended. One that has raised an error in one shard is ended when all that it has told of the other one is heard: a commit counts.
+A worker has one shard, and the next one too once it is ready for that: while one is encoded, the one before is committed, and
+videos of the next one are decoded. Its end is one end, however many shards it had, and it is judged when all their streams of events
+have ended. One that has raised an error in one shard is ended when all that it has told of the others is heard: a commit counts.
 What a process that dies has told and nobody has heard goes with it (Ray 2.60), so that such a shard is done again.
 """
 
@@ -18,8 +18,9 @@ from pipelines.loading import Worker
 from pipelines.lost_nodes import Death
 from pipelines.ray_errors import GONE
 
-# Of one worker.
-SHARDS_AT_MOST = 2
+# Of one worker: one that is committed, one that is encoded, one that is decoded. With two the decoders had nothing to do while
+# one was committed: 468 frames/s where three gave 489 and 501 (`benchmarks.decode_ahead --in-flight-mb 1024 --shard-clips 9`).
+SHARDS_AT_MOST = 3
 
 
 @dataclass(eq=False)
@@ -102,8 +103,8 @@ class AtWork:
     def blamed(self) -> list[Job]:
         """The lost jobs that its end is held against.
 
-        Those whose call ended by itself, if one did: the other one was ended for that. Else the process died of what it had
-        in hand, of both where that was something of each, or nobody knows of what.
+        Those whose call ended by itself, if one did: the others were ended for that. Else the process died of what it had in
+        hand of any of them, or nobody knows of what.
         """
         raised = [job for job in self.lost if not isinstance(job.error, GONE)]
         in_hand = [job for job in self.lost if job.current]

@@ -1,7 +1,7 @@
 """One encoder, pinned to its GPU: takes shards, encodes their videos in order, commits each shard whole.
 
-The model is loaded once. The worker's decode actors run ahead while it encodes. On a GPU it has two calls under way: one shard
-has its turn at the encoder (turns.py), the other one waits for that, its videos decoded ahead, or is written and committed. An error of a video (MediaError) becomes a
+The model is loaded once. The worker's decode actors run ahead while it encodes. On a GPU it has several calls under way: one shard
+has its turn at the encoder (turns.py), the next one waits for that, its videos decoded ahead, and the one before is written and committed. An error of a video (MediaError) becomes a
 row. Any other ends the worker, since it cannot be told from inside what is to blame: CUDA, memory, disk, the store, or a
 defect that shows on that video. The scheduler decides, by doing the video again in a fresh worker.
 """
@@ -123,11 +123,11 @@ class IndexWorker:
         """Encodes and commits one shard, telling what happens; raises what is not known to be a video's own.
 
         While a video of `alone` is encoded no other one is decoded ahead. Of a shard that is committed already only
-        `shard.redo` is encoded, the rest is copied into its next generation. A second call may be made once the first one has
-        told that the worker is ready for it, with nothing of `alone` in either.
+        `shard.redo` is encoded, the rest is copied into its next generation. Another call may be made once this one has told
+        that the worker is ready for it, with nothing of `alone` in either.
         """
         job, clock = self._job, Clock()
-        # Each thread has a number of its own, and a worker with two calls has two.
+        # Each thread has a number of its own, and a call its thread.
         torch.set_num_threads(job.crew.threads)
         committed = committed_shard(self._storage, job.settings, shard, lease_epoch=job.lease_epoch)
         if committed is not None and committed.receipt.run_id == job.run_id:

@@ -43,7 +43,7 @@ METRICS = {
     "echoprune_shards_total": Metric("Shards committed."),
     "echoprune_bytes_total": Metric("Bytes committed."),
     "echoprune_worker_seconds_total": Metric(
-        "Time of workers: wait (for frames), encode, answer, commit.", "doing"
+        "Time of workers: wait (for frames), encode, answer, commit (with no other work beside it).", "doing"
     ),
     "echoprune_s3_requests_total": Metric("Requests to S3, by outcome: asked, repeated, refused.", "outcome"),
 }

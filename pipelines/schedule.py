@@ -11,7 +11,7 @@ A death that no item explains, and an error of disk, store or Ray, counts agains
 three end the run, and one does where no other worker is left that might fare better. A machine that goes takes its
 workers along, which counts against nobody (lost_nodes.py).
 
-A worker that says that it is ready is given its next shard while it works on one (at_work.py), as long as no other one waits for
+A worker that says that it is ready is given its next shard while it works on others (at_work.py), as long as no other one waits for
 work. A shard that a worker had when it ended is done by itself from then on, whatever it ended of: what is in hand in one shard may
 end the worker in the name of the other. So what is to be had in hand alone is alone in its worker.
 

@@ -35,7 +35,7 @@ class _Part(Protocol):
 
 
 class Staging:
-    """The folder for videos from S3 of a worker, there as long as a shard needs it; two that overlap share its room."""
+    """The folder for videos from S3 of a worker, there as long as a shard needs it; those that overlap share its room."""
 
     def __init__(self, config: IndexConfig) -> None:
         self._config = config

@@ -71,6 +71,29 @@ def test_no_more_disk_than_allowed_and_no_deadlock(sources: list[Source], tmp_pa
     folder.close()
 
 
+def test_two_lists_share_the_room_of_a_folder_and_the_first_one_is_served_first(
+    sources: list[Source], tmp_path: Path
+) -> None:
+    folder = StagingFolder(str(tmp_path), most_bytes=2 * SIZE + 10)
+    with StagedVideos(folder, sources[:4]) as first, StagedVideos(folder, sources[4:6]) as second:
+        for i, source in enumerate(sources[:4]):
+            assert Path(first.path(source.uri)).read_bytes() == content(source)
+            assert held(folder) <= 2 * SIZE
+            # While there is one of the first list to come, none of the second is let in.
+            assert i > 1 or not any(second.is_ready(source.uri) for source in sources[4:6])
+            first.release(source.uri)
+        for source in sources[4:6]:
+            assert Path(second.path(source.uri)).read_bytes() == content(source)
+            assert held(folder) <= 2 * SIZE
+    # One that ends before its videos were let in leaves its room, and its place in the row, to the other.
+    with StagedVideos(folder, sources[:4]) as first, StagedVideos(folder, sources[4:6]) as second:
+        first.path(sources[0].uri)
+        first.close()
+        assert Path(second.path(sources[5].uri)).read_bytes() == content(sources[5])
+    assert held(folder) == 0 and folder.used_bytes == 0 and not folder.waiting
+    folder.close()
+
+
 def test_sizes_that_are_not_known_are_found_out(folder: StagingFolder, sources: list[Source]) -> None:
     unknown = [Source(source.uri) for source in sources]
     with StagedVideos(folder, unknown) as staged:

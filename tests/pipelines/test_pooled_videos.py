@@ -66,9 +66,10 @@ def test_the_next_shard_is_decoded_while_the_one_before_is_consumed(made: Pool, 
     # All of the pool is up, so that the bound is that of both.
     wait_for(lambda: pool._crew.look() or pool.decoders == COUNT, "the decoders")
     shards = [pool.videos(uris[:1], decoder="auto"), pool.videos(uris[1:], decoder="auto")]
-    found, ahead, ready = [], [], []
+    found, ahead, ready, warm = [], [], [], []
     for shard in shards:
         for video in shard:
+            warm.append(pool._is_warm)
             video.open()
             parts = []
             for segment in video.segments():
@@ -81,6 +82,8 @@ def test_the_next_shard_is_decoded_while_the_one_before_is_consumed(made: Pool, 
                 assert max(loads) <= 2 * LOOKAHEAD
             found.append(np.concatenate(parts))
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    # That the first frames of a shard are waited for says nothing of the number of decoders, unless they were asked for before.
+    assert warm == [False, True, True, True]
     # An actor that has no part of the first one is at the second.
     assert ahead[-1] >= LOOKAHEAD
     # Ready is told when what is left to ask for may be in flight at once, not at the start of a long video.

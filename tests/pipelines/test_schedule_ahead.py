@@ -1,4 +1,4 @@
-"""Two shards at a worker, on real Ray: who is given the second one, and which of them the worker's end is held against."""
+"""Several shards at a worker, on real Ray: who is given the next one, and which of them the worker's end is held against."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shard:
 
 
 class Worker:
-    """Does shards step by step, two calls at a time.
+    """Does shards step by step, several calls at a time.
 
     "ready" tells that another shard may be given. "NAME:ok" is a video, in hand until it is done; "NAME:die" ends the process,
     "hang", "raise", "io", "lost" do what they say, with "once" behind it the first time alone; each notes "NAME". "note X"
@@ -121,7 +121,7 @@ class Run:
 
         def make_worker() -> object:
             self.made += 1
-            actor = ray.remote(Worker).options(num_cpus=0.1, max_restarts=0, max_concurrency=2)
+            actor = ray.remote(Worker).options(num_cpus=0.1, max_restarts=0, max_concurrency=5)
             return actor.remote(notes)
 
         self.scheduler = Scheduler(make_worker, workers, self.heard)
@@ -150,12 +150,15 @@ class Run:
         return {path.name for path in self.notes.glob("* beside *")}
 
 
-def test_a_worker_that_is_ready_has_two_shards_and_no_more(tmp_path: Path) -> None:
+def test_a_worker_whose_shards_all_say_so_has_the_next_one_and_three_at_most(tmp_path: Path) -> None:
     run = Run(tmp_path).on(
-        s="ready, wait begun t, sleep, a:ok", t="ready, b:ok, wait begun u, sleep", u="c:ok, sleep"
+        s="ready, wait begun u, sleep, a:ok",
+        t="b:ok, sleep, ready, wait begun v",
+        u="ready, wait begun v, sleep",
+        v="c:ok",
     )
-    assert sorted(run.committed) == ["s", "t", "u"] and run.made == 1 and run.scheduler.deaths == 0
-    assert run.beside() == {"s beside t", "t beside u"}
+    assert sorted(run.committed) == ["s", "t", "u", "v"] and run.made == 1 and run.scheduler.deaths == 0
+    assert run.beside() == {"s beside t", "s beside u", "t beside u", "t beside v", "u beside v"}
 
 
 def test_one_that_does_not_say_so_has_one(tmp_path: Path) -> None:
@@ -190,8 +193,8 @@ def test_a_death_is_held_against_what_is_in_hand_and_the_other_shard_comes_back_
         notes = tmp_path / str(number)
         notes.mkdir()
         steps = {"s": "wait begun t, a:die once", "t": "stay"}
-        shards = {name: f"ready, {steps[name]}" for name in order}
-        run = Run(notes).on(**shards, u="c:ok")
+        first, second = order
+        run = Run(notes).on(**{first: f"ready, {steps[first]}", second: steps[second], "u": "c:ok"})
         assert run.counted == {"a:die once": 1} and run.scheduler.alone == {"a:die once"}
         assert sorted(run.committed) == ["s", "t", "u"] and run.scheduler.deaths == 1 and run.made == 2
 
@@ -200,7 +203,7 @@ def test_a_shard_that_its_worker_ended_with_is_done_by_itself_from_then_on(tmp_p
     """So a video that is to be alone is so across shards too."""
     run = Run(tmp_path).on(
         s="ready, wait begun t, a:die once, sleep",
-        t="ready, wait a alone, sleep",
+        t="wait a alone, ready, sleep",
         u="ready, c:ok, sleep",
         v="d:ok",
     )
@@ -271,7 +274,7 @@ def test_a_shard_whose_commit_was_heard_is_not_lost_with_its_worker(tmp_path: Pa
     assert run.counted == {"t": 1} and run.scheduler.deaths == 1
 
 
-def test_what_ends_the_run_ends_it_with_two_shards_at_a_worker(tmp_path: Path) -> None:
+def test_what_ends_the_run_ends_it_with_more_shards_at_a_worker(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with pytest.raises(LeaseLostError):
         run.on(s="ready, b:hang", t="wait b, a:lost")
