@@ -261,7 +261,16 @@ class Busy(Run):
 
 
 @pytest.mark.parametrize("order", ["st", "ts"])
-def test_a_commit_counts_that_was_told_when_the_other_shard_failed(tmp_path: Path, order: str) -> None:
+def test_a_commit_counts_that_was_told_when_the_other_shard_failed(
+    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = ray.kill
+
+    def killed(handle: object) -> None:
+        kill(handle)
+        time.sleep(1.0)  # what was told and not heard is gone by then
+
+    monkeypatch.setattr(ray, "kill", killed)
     steps = {"s": "wait begun t, a:ok", "t": "wait now, fail"}
     run = Busy(tmp_path).on(**{name: f"ready, {steps[name]}" for name in order})
     assert run.committed == ["s", "t"] and (tmp_path / "begun s").stat().st_size == 1
@@ -296,11 +305,12 @@ class WithItsNode(Death):
 def test_a_machine_that_goes_counts_once_for_what_was_in_hand(tmp_path: Path) -> None:
     scheduler = Run(tmp_path).scheduler
     gone = ray.exceptions.ActorDiedError()
-    for in_hand in (("a:ok",), ()):
+    for in_hand, keys in ((("a:ok",), [("a:ok",)]), ((), [("s",), ("t",)])):
+        scheduler._lost_nodes.clear()
         lost = [Job(Shard("s"), in_hand, error=gone), Job(Shard("t"), error=gone)]
         scheduler._unexplained = [AtWork(Loaded(None, None), lost=lost, death=WithItsNode(gone, None))]
         assert scheduler._held == 2
         assert [shard.shard_id for shard in scheduler._judge(at_work=0)] == ["s", "t"]
         assert scheduler._held == 0
-    assert scheduler._lost_nodes == {("a:ok",): {"node"}, ("s",): {"node"}, ("t",): {"node"}}
+        assert scheduler._lost_nodes == {key: {"node"} for key in keys}
     assert not scheduler._item_deaths and not scheduler._shard_deaths
