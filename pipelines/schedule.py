@@ -142,7 +142,7 @@ class Scheduler:
         Those that were idle, at work now.
         """
         begun = []
-        places = {each.where for each in [*idle, *(each.worker for each in busy)]}
+        places = {each.where for each in [*idle, *(each.worker for each in busy if each.death is None)]}
         for worker in idle[:]:
             shard = self._next(waiting, worker.where, places)
             if shard is not None:
@@ -152,7 +152,7 @@ class Scheduler:
                 begun[-1].start(shard, *self._known())
         for each in busy:
             if each.has_room and not self._are_by_themselves(job.shard for job in each.jobs.values()):
-                others = [shard for shard in waiting if not self._are_by_themselves([shard])]
+                others = (shard for shard in waiting if not self._are_by_themselves([shard]))
                 shard = self._next(others, each.worker.where, places)
                 if shard is not None:
                     waiting.remove(shard)
