@@ -1,11 +1,11 @@
 """The videos of an open shard: encoded one after another, chosen among and written in turn, told of as they end.
 
-On a GPU choosing and writing are done beside the encoder (in_turn.py), so that a video is written while the next one is encoded: it is
+On a GPU choosing and writing are done beside the encoder (in_turn.py), each by a thread, so that a video is written while the next one is encoded: it is
 told of after that one has started. An error is told to be of the video whose call raised it. A worker's death is blamed on the video
 that is encoded, or on the one that is waited for; if it was another one that was written, so it will be again, until that
 one is alone: what goes before and after a video that is alone waits for it.
 
-Another shard's videos may be encoded while the last ones of this shard are written: each shard has its own thread for that.
+Another shard's videos may be encoded while the last ones of this shard are written: each shard has its own threads for that.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 # Seconds between two progress events of one video: a long video is seen to move, and the driver is not flooded.
 EVENT_INTERVAL_S = 0.5
+# What follows the encoder. Segments to be chosen among at most: each holds its tokens on the GPU, 15 to 75 MB, and more where they
+# are computed in float32. Videos to be written: each holds what is kept of it in files, 1.7 GB for three hours of 3,584-wide tokens.
+_CHOOSE, _WRITE = "choose", "write"
+_LANES = {_CHOOSE: 4, _WRITE: 2}
 
 
 class DecodedVideo(Protocol):
@@ -98,7 +102,7 @@ class _Run:
 class VideoRuns:
     """The videos of the shard whose `files` are open, in its order; `close` it before their folder goes.
 
-    `beside`: what follows the encoder is done in a thread, else at once. `threads`: CPU threads of that. `is_ready`: whether the
+    `beside`: what follows the encoder is done in two threads, else at once. `threads`: CPU threads of each. `is_ready`: whether the
     worker may be given its next shard, which is told as soon as it is so.
     """
 
@@ -115,7 +119,7 @@ class VideoRuns:
     _begun: list[_Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._turn = InTurn(beside=self.beside, start=partial(torch.set_num_threads, self.threads))
+        self._turn = InTurn(_LANES, beside=self.beside, start=partial(torch.set_num_threads, self.threads))
 
     def run(self, source: Source, video: DecodedVideo, *, alone: bool) -> Generator[Event, None, None]:
         """Encodes a video. `alone`: nothing is encoded, chosen among or written beside it."""
@@ -196,9 +200,11 @@ class VideoRuns:
         )
         self._begun.append(run)
         told, stopped = time.monotonic(), None
+        taken: Future[None] | None = None
         try:
             for frames in self.clock.timed(video.segments()):
-                taken = self._turn.ask(partial(run.take, run.indexing.begin(frames)), of=source.video_id)
+                begun = run.indexing.begin(frames)
+                taken = self._turn.ask(_CHOOSE, partial(run.take, begun), of=source.video_id)
                 if alone:
                     # It may have ended its worker for memory: one segment at a time.
                     taken.exception()
@@ -220,9 +226,19 @@ class VideoRuns:
         except MediaError as error:
             # Without its traceback, which holds this frame, and that the last pictures.
             stopped = copy(error)
-        self._end(source, partial(self._finish, source, opened, run, stopped))
+        self._end(source, partial(self._finish, source, opened, run, taken, stopped))
 
-    def _finish(self, source: Source, opened: Opened, run: _Run, stopped: MediaError | None) -> VideoDone:
+    def _finish(
+        self,
+        source: Source,
+        opened: Opened,
+        run: _Run,
+        taken: Future[None] | None,
+        stopped: MediaError | None,
+    ) -> VideoDone:
+        """Writes a video once its last segment is `taken`."""
+        if taken is not None:
+            taken.result()
         error = run.error or (stopped if run.indexing.cells == 0 else None)
         if error is None:
             try:
@@ -238,7 +254,7 @@ class VideoRuns:
             return self.files.store(source, opened, indexed)
 
     def _end(self, source: Source, call: Callable[[], VideoDone | None]) -> None:
-        self._ending.append((source.video_id, self._turn.ask(call, of=source.video_id)))
+        self._ending.append((source.video_id, self._turn.ask(_WRITE, call, of=source.video_id)))
 
     def _ended(self, encoded: str | None) -> Generator[Event, None, None]:
         """Tells of the videos that have ended; then in hand is `encoded`, or, of those that are written, the next."""

@@ -122,6 +122,32 @@ def test_in_hand_is_the_video_that_is_encoded_and_at_the_end_the_last_one(
     assert len(set(taken)) >= len(order) - 2
 
 
+def test_while_a_video_is_written_the_next_ones_are_chosen_among(
+    beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, take = OpenShard.store, VideoIndexing.take
+    taken = threading.Semaphore(0)
+    waited: list[bool] = []
+
+    def noted(self: VideoIndexing, begun: Begun) -> None:
+        take(self, begun)
+        taken.release()
+
+    def late(self: OpenShard, *arguments: Any) -> VideoDone:
+        if not waited:
+            # None of its own, which were all before this.
+            while taken.acquire(blocking=False):
+                pass
+            waited.append(all(taken.acquire(timeout=20) for _ in range(2)))
+        return store(self, *arguments)
+
+    monkeypatch.setattr(VideoIndexing, "take", noted)
+    monkeypatch.setattr(OpenShard, "store", late)
+    made, shard = shard_of(tmp_path / "store", tiny, videos)
+    assert isinstance(list(made.run_shard(shard, {}))[-1], ShardCommitted)
+    assert waited == [True]
+
+
 def test_while_a_video_is_alone_nothing_is_written_and_one_segment_encoded_at_a_time(
     beside: None, tiny: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
