@@ -40,7 +40,8 @@ def main() -> None:
 @click.option("--again", is_flag=True, help="Another run after a finished one, at half its peak rate.")
 @click.option("--from", "start_from", metavar="FOLDER", help="Begin with the weights of this checkpoint.")
 @click.option("--batch", type=click.IntRange(1), help="Clips a step, other than the recipe's.")
-@click.option("--learning-rate", type=float, help="Another peak than the recipe's.")
+@click.option("--learning-rate", type=float, help="Another peak than the recipe's, of AdamW.")
+@click.option("--matrix-rate", type=float, help="Another peak than the recipe's, of Muon.")
 @click.option("--seed", type=int, help="Of the clips and of weights from scratch, other than the recipe's.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that render. Default: all cores but one.")
 @click.option("--device", help="cuda or cpu. Default: cuda where there is one.")
@@ -56,13 +57,20 @@ def train_command(
     start_from: str | None,
     batch: int | None,
     learning_rate: float | None,
+    matrix_rate: float | None,
     seed: int | None,
     workers: int | None,
     device: str | None,
 ) -> None:
     """Train one model; the same command again goes on where it stopped."""
     recipe = small(RECIPES[family]) if is_small else RECIPES[family]
-    others = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    others = {
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "matrix_rate": matrix_rate,
+        "seed": seed,
+    }
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in others.items() if value is not None}
     )

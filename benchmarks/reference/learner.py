@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.reference.clips import Batch
+from benchmarks.reference.muon import Muon
 from benchmarks.reference.pace import Pace
 from benchmarks.reference.pictures import draw
 from benchmarks.reference.quicken import quicken
@@ -64,32 +65,48 @@ class Learner:
         self.background = torch.nn.Parameter(torch.randn(len(self.named_ids), dim, device=device) * 0.02)
         self.ways = torch.nn.Parameter(torch.randn(1 + len(DIRECTIONS), dim, device=device) * 0.02)
         self.scale = torch.nn.Parameter(torch.tensor(math.log(10.0), device=device))
-        decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
-        plain = [weight for weight in self.model.parameters() if weight.ndim <= 1]
-        self.weights = [*decayed, *plain, self.background, self.ways, self.scale]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": [*plain, self.background, self.ways, self.scale], "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-            fused=device.type == "cuda",
-        )
+        matrices = matrices_of(self.model)
+        others = [
+            weight for weight in self.model.parameters() if all(weight is not each for each in matrices)
+        ]
+        plain = [
+            *(weight for weight in others if weight.ndim <= 1),
+            self.background,
+            self.ways,
+            self.scale,
+        ]
+        tables = [weight for weight in others if weight.ndim > 1]
+        self.weights = [*matrices, *tables, *plain]
+        self.optimisers = {
+            "matrices": Muon(matrices, lr=recipe.matrix_rate, weight_decay=recipe.weight_decay),
+            "others": torch.optim.AdamW(
+                [
+                    {"params": tables, "weight_decay": recipe.weight_decay},
+                    {"params": plain, "weight_decay": 0.0},
+                ],
+                lr=recipe.learning_rate,
+                betas=(0.9, 0.98),
+                fused=device.type == "cuda",
+            ),
+        }
 
-    def step(self, batch: Batch, rate: float, *, read: bool = True) -> dict[str, float]:
-        """Takes one step at the learning rate `rate`; returns its losses, nothing unless `read`, which waits for the device."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+    def step(self, batch: Batch, part: float, *, read: bool = True) -> dict[str, float]:
+        """Takes one step at `part` of the recipe's rates; returns its losses, nothing unless `read`, which waits for the device."""
+        peaks = {"matrices": self.recipe.matrix_rate, "others": self.recipe.learning_rate}
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = part * peaks[name]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             answered, alignment, _ = self.losses(batch)
         weights = batch.weights.to(self.device, non_blocking=True)
         answer_loss = (answered * weights).sum() / weights.sum()
         loss = answer_loss + self.recipe.alignment * alignment
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers.values():
+            optimiser.step()
         return {"answer_loss": answer_loss.item(), "alignment_loss": alignment.item()} if read else {}
 
     def frames(self, batch: Batch) -> torch.Tensor:
@@ -119,7 +136,10 @@ class Learner:
         later = order[shared:, None]
         same = (block[:, shared:, None] == block[:, None]) | (block[:, None] == 0)
         # Padding sees itself: a row without any would be NaN.
-        mask = ((later >= order) & same & (block[:, None] >= 0)) | (later == order)
+        seen = ((later >= order) & same & (block[:, None] >= 0)) | (later == order)
+        # Of numbers, made once: each layer made its own of one of truths, for every head, in a tenth of the step.
+        mask = torch.zeros(seen.shape, dtype=dtype_of(self.device), device=self.device)
+        mask = mask.masked_fill_(~seen, float("-inf"))
         more: dict[str, Any] = {}
         if maps is not None:
             more = {"visual_pos_masks": visual, "deepstack_visual_embeds": list(maps.flatten(1, 2))}
@@ -217,7 +237,7 @@ class Learner:
             "finished": finished,
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": {name: each.state_dict() for name, each in self.optimisers.items()},
             "alignment": self._alignment_state(),
         }
         unfinished = self.folder / (STATE + ".unfinished")
@@ -231,7 +251,8 @@ class Learner:
             return None
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
         self._load_alignment(state["alignment"])
         return Pace(**state["pace"]), int(state["step"]), bool(state["finished"])
 
@@ -267,6 +288,21 @@ class Learner:
     def _load_alignment(self, state: dict[str, torch.Tensor]) -> None:
         for name, value in state.items():
             getattr(self, name).copy_(value)
+
+
+def matrices_of(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The weights of products: neither embeddings, one of which the last product is, nor patches cut by a convolution."""
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    return [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in embedded
+    ]
+
+
+def dtype_of(device: torch.device) -> torch.dtype:
+    """What products are computed in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _means(of: dict[str, list[float]]) -> dict[str, float]:

@@ -14,13 +14,12 @@ _LOWER = 0.5
 class Pace:
     """A run of `budget_s` seconds, or of `steps` where that is None.
 
-    `peak`: its highest learning rate, reached after `warm_up` steps. `begun`: steps of the runs before it. `spent_s`:
-    seconds of it that earlier calls took. `runs`: how many were before.
+    `warm_up`: steps after which its peak is reached. `begun`: steps of the runs before it. `spent_s`: seconds of it that earlier
+    calls took. `runs`: how many were before.
     """
 
     steps: int
     budget_s: float | None
-    peak: float
     warm_up: int
     begun: int = 0
     spent_s: float = 0.0
@@ -32,8 +31,8 @@ class Pace:
             return min(1.0, (step - self.begun) / self.steps)
         return min(1.0, (self.spent_s + elapsed_s) / self.budget_s)
 
-    def rate(self, step: int, elapsed_s: float) -> float:
-        """The learning rate of the next step."""
+    def part(self, step: int, elapsed_s: float) -> float:
+        """The learning rate of the next step, as a part of the recipe's."""
         fall = (1 - self.share(step, elapsed_s)) / (1 - _LEVEL)
         lower: float = _LOWER**self.runs
-        return self.peak * lower * min(1.0, (step - self.begun + 1) / self.warm_up, fall)
+        return lower * min(1.0, (step - self.begun + 1) / self.warm_up, fall)

@@ -58,7 +58,8 @@ class Recipe:
     """How one model is trained.
 
     `sizes`: (width, height) of frames, drawn for each batch, each a whole number of tokens. `cells`: fewest and most
-    cells of a clip, out of `of_cells` of `seconds`. `questions` of each clip, each after the video alone.
+    cells of a clip, out of `of_cells` of `seconds`. `questions` of each clip, each after the video alone. `matrix_rate`: the
+    peak of Muon's learning rate, of the weights of products; `learning_rate`: of AdamW's, of all others.
     """
 
     family: str
@@ -70,6 +71,7 @@ class Recipe:
     seconds: float = 160.0
     questions: int = 20
     learning_rate: float = 1e-3
+    matrix_rate: float = 1e-3
     warm_up: int = 200
     weight_decay: float = 0.05
     alignment: float = 0.5

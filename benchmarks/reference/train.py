@@ -47,7 +47,7 @@ def train(
     """Whether the run is finished; checkpoint and state are in `out` in any case, and the next call goes on from there.
 
     A run takes `budget_s` seconds, the start of its processes included, or `recipe.steps` steps where that is None: the
-    learning rate is nothing at its end. `limit_s`: seconds after which this call stops. `again`: begins another run from
+    learning rates are nothing at its end. `limit_s`: seconds after which this call stops. `again`: begins another run from
     a finished one, at half its peak. `start_from`: a checkpoint whose weights a new `out` begins with. A line of
     the log each `report_s`, checkpoint and state each `keep_s` seconds.
     """
@@ -63,7 +63,7 @@ def train(
             _copy_settings(start_from, out)
     torch.manual_seed(recipe.seed)
     learner = Learner(out, recipe, torch.device(device))
-    pace, step = Pace(recipe.steps, budget_s, recipe.learning_rate, recipe.warm_up), 0
+    pace, step = Pace(recipe.steps, budget_s, recipe.warm_up), 0
     if (state := learner.load()) is not None:
         before, step, finished = state
         if finished and not again:
@@ -94,7 +94,7 @@ def train(
             row = {
                 "step": step,
                 "elapsed_s": round(elapsed_s(), 1),
-                "rate": round(pace.rate(step, elapsed_s()), 7),
+                "rate": round(pace.part(step, elapsed_s()), 4),
                 "step_s": round((elapsed_s() - reported) / (step - reported_step), 4),
                 **{name: round(sum(values) / len(values), 4) for name, values in recent.items()},
                 "right": shares,
@@ -105,7 +105,7 @@ def train(
                 file.write(json.dumps(row) + "\n")
             recent.clear()
             reported, reported_step = elapsed_s(), step
-        for name, value in learner.step(batch, pace.rate(step, elapsed_s()), read=step % 10 == 0).items():
+        for name, value in learner.step(batch, pace.part(step, elapsed_s()), read=step % 10 == 0).items():
             recent[name].append(value)
         step += 1
         over = pace.share(step, elapsed_s()) >= 1

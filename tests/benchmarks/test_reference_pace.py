@@ -25,22 +25,22 @@ RECIPE = replace(
 
 
 def test_the_rate_rises_holds_and_ends_at_nothing() -> None:
-    timed = Pace(steps=1, budget_s=100.0, peak=1e-3, warm_up=10)
-    assert timed.rate(0, 0.0) == pytest.approx(1e-4)
-    assert timed.rate(500, 30.0) == pytest.approx(1e-3)
-    assert timed.rate(500, 70.0) == pytest.approx(5e-4)
-    assert timed.rate(5, 100.0) == 0
+    timed = Pace(steps=1, budget_s=100.0, warm_up=10)
+    assert timed.part(0, 0.0) == pytest.approx(0.1)
+    assert timed.part(500, 30.0) == pytest.approx(1.0)
+    assert timed.part(500, 70.0) == pytest.approx(0.5)
+    assert timed.part(5, 100.0) == 0
     assert timed.share(7, 250.0) == 1
-    counted = Pace(steps=1000, budget_s=None, peak=1e-3, warm_up=10)
-    assert [round(counted.rate(step, 1e9), 6) for step in (100, 700, 1000)] == [1e-3, 5e-4, 0]
+    counted = Pace(steps=1000, budget_s=None, warm_up=10)
+    assert [round(counted.part(step, 1e9), 6) for step in (100, 700, 1000)] == [1, 0.5, 0]
 
 
 def test_a_cut_run_goes_on_and_another_begins_lower() -> None:
-    cut = Pace(steps=1, budget_s=100.0, peak=1e-3, warm_up=10, spent_s=60.0)
-    assert cut.rate(900, 10.0) == pytest.approx(5e-4)
-    again = Pace(steps=1, budget_s=100.0, peak=1e-3, warm_up=10, begun=900, runs=1)
-    assert again.rate(900, 0.0) == pytest.approx(5e-5)
-    assert again.rate(950, 10.0) == pytest.approx(5e-4)
+    cut = Pace(steps=1, budget_s=100.0, warm_up=10, spent_s=60.0)
+    assert cut.part(900, 10.0) == pytest.approx(0.5)
+    again = Pace(steps=1, budget_s=100.0, warm_up=10, begun=900, runs=1)
+    assert again.part(900, 0.0) == pytest.approx(0.05)
+    assert again.part(950, 10.0) == pytest.approx(0.5)
 
 
 def test_a_run_of_seconds_is_finished_when_they_are_over_and_another_goes_on(tmp_path: Path) -> None:
