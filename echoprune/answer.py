@@ -57,16 +57,22 @@ def answer_questions(
     # Failed answers wait for those before them, so that the order is that of the questions.
     waiting: list[Answer | Prepared] = []
     for outcome in _prepared(
-        questions, store=store, answerer=answerer, settings=settings, on_question=on_question
+        questions,
+        store=store,
+        answerer=answerer,
+        settings=settings,
+        on_question=on_question,
+        # The first prompt of a batch is the only one that takes the GPU's memory before its turn.
+        on_device=lambda: not waiting,
     ):
         prompts = [each for each in waiting if isinstance(each, Prepared)]
         if isinstance(outcome, Prepared) and not _fits([*prompts, outcome], settings):
             yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
-            waiting = []
+            waiting.clear()
         waiting.append(outcome)
         if not any(isinstance(each, Prepared) for each in waiting):
             yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
-            waiting = []
+            waiting.clear()
     yield from _answered(waiting, answerer=answerer, settings=settings, on_batch=on_batch)
 
 
@@ -89,6 +95,7 @@ def _prepared(
     answerer: Answerer,
     settings: AnswerSettings,
     on_question: Callable[[Question], None] | None,
+    on_device: Callable[[], bool],
 ) -> Iterator[Answer | Prepared]:
     template: Template | str = settings.template
     if settings.template != "auto":
@@ -98,7 +105,14 @@ def _prepared(
         video: StoredVideo | None = None
         try:
             video = its_video()
-            outcome = prepare(question, video=video, answerer=answerer, settings=settings, template=template)
+            outcome = prepare(
+                question,
+                video=video,
+                answerer=answerer,
+                settings=settings,
+                template=template,
+                on_device=on_device(),
+            )
         except UnanswerableError as error:
             outcome = failed(question, error.error_class, str(error), video=video)
         except StoreUnavailableError:

@@ -83,9 +83,11 @@ def prepare(
     answerer: Answerer,
     settings: AnswerSettings,
     template: Template | str = "auto",
+    on_device: bool = False,
 ) -> Answer | Prepared:
     """The question with its prompt: its view of `video`, the tokens that its budget keeps, and their evidence.
 
+    The prompt's features lie on the CPU, or where they were scored, if `on_device`: for one that is answered at once.
     An Answer of status "empty" for a caption of a view in which nothing is stored. Raises UnanswerableError.
     """
     try:
@@ -103,7 +105,7 @@ def prepare(
     if scored.query is not None and not scored.stored.complete and scored.stored.highest_dropped is not None:
         reach = video.reach(scored.view, scored.query, reduce=settings.relevance)
     chosen = choose_for(scored, scored.stored, scored.related, reach, answerer=answerer, settings=settings)
-    return with_tokens(scored, chosen, answerer=answerer)
+    return with_tokens(scored, chosen, answerer=answerer, on_device=on_device)
 
 
 def score(
@@ -235,10 +237,10 @@ def _seed(seed: int, video_id: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
 
 
-def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer) -> Prepared:
-    """The prompt with the tokens of `chosen`, whose indices count in `scored.stored`."""
+def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer, on_device: bool = False) -> Prepared:
+    """The prompt with the tokens of `chosen`, whose indices count in `scored.stored`; `on_device` as of `prepare`."""
     view = scored.view
-    kept = scored.video.gather(view, chosen.indices)
+    kept = scored.video.gather(view, chosen.indices, on_device=on_device)
     prompt = answerer.place(scored.frame, kept, view)
     t = kept.positions[:, 0].numpy()
     above = (

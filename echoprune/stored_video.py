@@ -51,6 +51,8 @@ class StoredVideo:
         self._bytes = vectors * self._vector_bytes
         self._small = self._bytes <= CACHED_BYTES
         self._all: TokenSet | None = None
+        # Of the view that was scored last: its vectors, where they were scored.
+        self._scored: torch.Tensor | None = None
         self._reading = threading.Lock()
 
     @property
@@ -91,7 +93,11 @@ class StoredVideo:
     def scores(
         self, view: View, query: torch.Tensor | None, *, reduce: str, device: torch.device
     ) -> tuple[Stored, torch.Tensor | None]:
-        """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one."""
+        """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one.
+
+        The vectors of a video that is small stay on `device` until `gather`, or until the next ones are scored.
+        """
+        self._scored = None
         if query is not None and self.row["highest_dropped_novelty"] is not None:
             # For `reach`, while another thread may be reading the tokens.
             _ = self._pooled
@@ -103,6 +109,8 @@ class StoredVideo:
                 tokens = chunk.tokens.to(device, non_blocking=True)
                 scored = relevance(tokens, query.to(device), reduce=reduce)
                 related.append(scored.cpu())
+                if self._small:
+                    self._scored = tokens
         t, correspondence, echo = (
             (torch.cat(column) for column in zip(*parts, strict=True))
             if parts
@@ -169,14 +177,18 @@ class StoredVideo:
             raise ValueError(f"{begin} of {view.tokens} tokens of {self.row['uri']} are stored, not all")
         return vectors.view(view.grid_thw[0], view.tokens_per_cell, dim)
 
-    def gather(self, view: View, index: torch.Tensor) -> TokenSet:
-        """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw; t counts within the view."""
+    def gather(self, view: View, index: torch.Tensor, *, on_device: bool = False) -> TokenSet:
+        """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw just before; t counts within the view.
+
+        On the CPU. `on_device`: vectors where they were scored, if they are there still.
+        """
+        there, self._scored = self._scored if on_device else None, None
         picked: list[TokenSet] = []
         begin = 0
         for chunk in self._chunks(view):
             inside = index[(index >= begin) & (index < begin + len(chunk))] - begin
             if len(inside):
-                picked.append(_pick(chunk, inside))
+                picked.append(_pick(chunk, inside, there))
             begin += len(chunk)
         return _joined(picked, view)
 
@@ -200,9 +212,15 @@ def _frame_step_s(settings: StoreSettings, length_s: float) -> float | None:
     return step_s if settings.max_frames is None else max(step_s, length_s / settings.max_frames)
 
 
-def _pick(tokens: TokenSet, index: torch.Tensor | slice) -> TokenSet:
+def _pick(tokens: TokenSet, index: torch.Tensor | slice, vectors: torch.Tensor | None = None) -> TokenSet:
+    """Those at `index`; `vectors`: those of `tokens`, on another device maybe."""
+    chosen = (
+        _taken(tokens.tokens, index)
+        if vectors is None
+        else _taken(vectors, index if isinstance(index, slice) else index.to(vectors.device))
+    )
     return TokenSet(
-        tokens=_taken(tokens.tokens, index),
+        tokens=chosen,
         positions=_taken(tokens.positions, index),
         times_s=_taken(tokens.times_s, index),
         correspondence=_taken(tokens.correspondence, index),
