@@ -1,6 +1,6 @@
 """Training of one reference model: rendered clips, several questions each, and what every visual token shows.
 
-    python -m benchmarks.reference train qwen2_5_vl --out DIR --budget-s 540
+    python -m benchmarks.reference train qwen2_5_vl --out DIR
 
 Each clip's questions stand one after another in one sequence and cannot see each other: one pass over the visual
 tokens serves them all. Beside the answers, tokens are drawn to the language model's own embeddings of the words for

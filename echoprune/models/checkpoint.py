@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from echoprune.models.encoder import Family
 
 # The models of the package itself, by name; each folder has a card that says what it can do.
-PACKAGED = {"reference": Path(__file__).parent / "reference" / "qwen2_5_vl"}
+_REFERENCE = Path(__file__).parent / "reference"
+PACKAGED = {"reference": _REFERENCE / "qwen2_5_vl", "reference-qwen3-vl": _REFERENCE / "qwen3_vl"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 _INDEX = "model.safetensors.index.json"
@@ -34,7 +35,7 @@ _STORED_DTYPES = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 def find_checkpoint(model: str) -> Path:
     """The folder with the checkpoint's configuration: `model` itself, or the local copy of a hub repository.
 
-    "reference" is the small trained model of the package, unless there is a folder of that name.
+    A name of PACKAGED is that of a small trained model of the package, unless there is a folder of that name.
 
     Raises UnknownModelError when there is neither such a folder nor a reachable repository of that name.
     """
@@ -54,7 +55,7 @@ def find_checkpoint(model: str) -> Path:
     if not _HUB_ID.fullmatch(model):
         raise UnknownModelError(
             f"model {model} not found: no such folder, and not of the form owner/name; check the path, or take the "
-            "package's own: reference"
+            f"package's own: {', '.join(PACKAGED)}"
         )
     return _download(model, None, _SMALL_FILES)
 

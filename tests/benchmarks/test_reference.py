@@ -1,5 +1,6 @@
 """Training sees what the product shows: the same prompts, the same tokens, the same logits."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.reference.train import train
 from benchmarks.reference.truth import IGNORED
 from echoprune.data import Frames
 from echoprune.models import load_answerer, load_encoder
+from echoprune.models.checkpoint import PACKAGED
 from echoprune.models.prompt import Prompt
 from echoprune.resize import resize_frames
 
@@ -91,3 +93,21 @@ def test_batches_are_the_same_whoever_makes_them(tmp_path: Path) -> None:
     assert first.kinds == second.kinds
     assert (first.truth > 0).any((0, 2, 3)).all()
     assert ((first.truth[:, 0] > 0) == (first.truth[:, 1] > 0)).all()
+
+
+def test_the_packaged_checkpoint_is_what_the_recipe_makes(tmp_path: Path) -> None:
+    # The other one's tokenizer is of an earlier corpus.
+    folder = PACKAGED["reference-qwen3-vl"]
+    write_checkpoint(tmp_path, folder.name)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names | {"model.safetensors", "README.md"}
+    for name in names:
+        made, packaged = ((each / name).read_text(encoding="utf-8") for each in (tmp_path, folder))
+        if name in ("config.json", "generation_config.json"):
+            settings = [json.loads(text) for text in (made, packaged)]
+            for each in settings:
+                # Of the library, not of the model.
+                each.pop("transformers_version", None)
+            made, packaged = (json.dumps(each, sort_keys=True) for each in settings)
+        assert made == packaged, name
+    assert (folder / "model.safetensors").stat().st_size <= 16 << 20
