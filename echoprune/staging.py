@@ -143,6 +143,8 @@ class StagedVideos:
         with self._changed:
             for video in self._videos.values():
                 self._give_back(video)
+            # The videos of another list may wait for that room.
+            self._changed.notify_all()
 
     def _let_in(self, video: _Staged) -> None:
         if self._folder is not None and video in self._folder.waiting:

@@ -57,7 +57,10 @@ class Video:
         return self.opened is not None or self.error is not None
 
     def is_here(self) -> bool:
-        """Whether its file is on this machine; never waits. One that cannot be fetched has failed."""
+        """Whether its file is on this machine; never waits. One that cannot be fetched has failed.
+
+        An error of the disk, or of a library, is none of a shard that is encoded meanwhile: it comes when the file is waited for.
+        """
         if self.staged is None:
             return True
         if not self.staged.is_ready(self.uri):
@@ -66,6 +69,8 @@ class Video:
             self.path = self.staged.path(self.uri)
         except MediaError as error:
             self.fail(error)
+            return False
+        except Exception:  # noqa: BLE001 - raised again where it is waited for, in the turn of its own shard
             return False
         return True
 

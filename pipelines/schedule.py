@@ -114,7 +114,7 @@ class Scheduler:
                 most = min(most - self._loading.lacking, len(waiting) + len(busy) + self._held)
                 while len(idle) + len(self._loading) + len(busy) < most:
                     self._loading.begin()
-                busy += self._give(waiting, idle, busy)
+                self._give(waiting, idle, busy)
                 if busy:
                     worked_at = time.monotonic()
                 elif time.monotonic() - worked_at > ROOM_S:
@@ -136,28 +136,25 @@ class Scheduler:
                 ray.kill(worker.handle)
             self._loading.close()
 
-    def _give(self, waiting: deque[Any], idle: list[Worker], busy: list[AtWork]) -> list[AtWork]:
-        """Gives shards to idle workers first, so that all end together, then to those that are ready for another one.
-
-        Those that were idle, at work now.
-        """
-        begun = []
+    def _give(self, waiting: deque[Any], idle: list[Worker], busy: list[AtWork]) -> None:
+        """Gives shards to idle workers first, which are `busy` then, so that all end together, and to those ready for another one."""
+        before = list(busy)
         places = {each.where for each in [*idle, *(each.worker for each in busy if each.death is None)]}
         for worker in idle[:]:
             shard = self._next(waiting, worker.where, places)
             if shard is not None:
-                idle.remove(worker)
                 waiting.remove(shard)
-                begun.append(AtWork(worker))
-                begun[-1].start(shard, *self._known())
-        for each in busy:
+                # Never in neither of the two: an interrupt here must find it to end it.
+                busy.append(AtWork(worker))
+                idle.remove(worker)
+                busy[-1].start(shard, *self._known())
+        for each in before:
             if each.has_room and not self._are_by_themselves(job.shard for job in each.jobs.values()):
                 others = (shard for shard in waiting if not self._are_by_themselves([shard]))
                 shard = self._next(others, each.worker.where, places)
                 if shard is not None:
                     waiting.remove(shard)
                     each.start(shard, *self._known())
-        return begun
 
     def _are_by_themselves(self, shards: Iterable[Any]) -> bool:
         return any(shard.shard_id in self._by_itself for shard in shards)

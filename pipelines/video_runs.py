@@ -205,6 +205,7 @@ class VideoRuns:
             for frames in self.clock.timed(video.segments()):
                 begun = run.indexing.begin(frames)
                 taken = self._turn.ask(_CHOOSE, partial(run.take, begun), of=source.video_id)
+                del begun  # it holds tokens on the GPU
                 if alone:
                     # It may have ended its worker for memory: one segment at a time.
                     taken.exception()

@@ -330,36 +330,3 @@ def test_reach_bounds_every_token_of_a_cell(
     torch.testing.assert_close(
         related, relevance(tokens.tokens[begin : begin + len(related)], query, reduce=reduce)
     )
-
-
-@pytest.mark.parametrize("family", families())
-@pytest.mark.parametrize("keep", ["all", "0.5"])
-def test_tokens_taken_where_they_were_scored_are_those_of_the_store(
-    family: str, keep: str, store: MakeStore, answerer: Callable[[str], Answerer]
-) -> None:
-    opened = store(family, keep=keep)
-    name = "/b/park.mp4" if family == "llava_onevision" else "street.mp4"
-    video = StoredVideo(opened, opened.resolve(name))
-    view = video.view(1.0, None)
-    assert view is not None
-    query = answerer(family).embed("a red ball")
-    index = torch.tensor([0, 3, 4, 11])
-    cpu = torch.device("cpu")
-    found = []
-    for on_device in (False, True, True):
-        video.scores(view, query, reduce="max", device=cpu)
-        if len(found) == 2:
-            # What was scored last counts, and a gathering in between has let it go.
-            video.scores(view, None, reduce="max", device=cpu)
-        found.append(video.gather(view, index, on_device=on_device))
-    for each in found[1:]:
-        assert torch.equal(each.tokens, found[0].tokens)
-        assert torch.equal(each.positions, found[0].positions)
-        assert (each.deepstack is None) == (family != "qwen3_vl")
-    # They are taken from there.
-    video.scores(view, query, reduce="max", device=cpu)
-    assert video._scored is not None
-    video._scored = video._scored + 1
-    moved = video.gather(view, index, on_device=True)
-    assert torch.equal(moved.tokens, found[0].tokens + 1)
-    assert torch.equal(video.gather(view, index, on_device=True).tokens, found[0].tokens)

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,15 @@ def test_two_lists_share_the_room_of_a_folder_and_the_first_one_is_served_first(
         first.path(sources[0].uri)
         first.close()
         assert Path(second.path(sources[5].uri)).read_bytes() == content(sources[5])
+    # So does one whose videos are there when it ends, with none of them released.
+    with StagedVideos(folder, sources[:2]) as first, StagedVideos(folder, sources[4:6]) as second:
+        for source in sources[:2]:
+            first.path(source.uri)
+        waiting = ThreadPoolExecutor(1).submit(second.path, sources[4].uri)
+        time.sleep(0.3)
+        assert not waiting.done()
+        first.close()
+        assert Path(waiting.result(timeout=20)).read_bytes() == content(sources[4])
     assert held(folder) == 0 and folder.used_bytes == 0 and not folder.waiting
     folder.close()
 

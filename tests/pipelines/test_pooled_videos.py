@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echoprune.errors import StoreError
 from echoprune.sources import Source
 from echoprune.staging import StagedVideos
 from pipelines.decode_actor import VideoOpener
@@ -173,3 +174,33 @@ def test_files_of_each_shard_come_from_where_they_were_fetched(
         (found,) = [frames_of(video) for video in shard]
         assert np.array_equal(found, expected[i])
         assert staged[i].released == [f"s3://{i}"]
+
+
+def test_a_disk_that_takes_no_more_is_told_of_in_the_turn_of_its_own_shard(
+    made: Pool, uris: list[str]
+) -> None:
+    class Full(StagedVideos):
+        """As if there were no room for what has been fetched."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__(None, [])
+            self.error = error
+
+        def is_ready(self, uri: str) -> bool:
+            return True
+
+        def path(self, uri: str) -> str:
+            raise self.error
+
+    pool = made.pool
+    expected = alone(pool, uris[1])
+    # The second one as of a library, which nobody foresaw.
+    for error in (StoreError("cannot stage s3://b/v.mp4: no space left on device"), KeyError("etag")):
+        first = pool.videos([uris[1]], decoder="auto")
+        second = pool.videos(["s3://b/v.mp4"], decoder="auto", staged=Full(error))
+        (found,) = [frames_of(video) for video in first]
+        assert np.array_equal(found, expected)
+        with pytest.raises(type(error)):
+            next(second).open()
+        second.close()
+        assert nothing_left(pool)

@@ -247,6 +247,28 @@ def test_an_error_in_a_shards_call_is_that_shards_whatever_is_in_hand_in_the_oth
     assert sorted(run.committed) == ["s", "t"]
 
 
+def test_an_interrupt_while_shards_are_given_leaves_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, killed, given = AtWork.start, [], []
+
+    def interrupted(self: AtWork, shard: Shard, *known: object) -> None:
+        given.append(self.worker.handle)
+        if len(given) == 3:
+            raise KeyboardInterrupt
+        start(self, shard, *known)
+
+    # All of them are idle at once: the first two have nothing to do before the third is loaded.
+    monkeypatch.setattr(AtWork, "start", interrupted)
+    kill = ray.kill
+    monkeypatch.setattr("pipelines.schedule.ray.kill", lambda handle: (killed.append(handle), kill(handle)))
+    run = Run(tmp_path, workers=3)
+    with pytest.raises(KeyboardInterrupt):
+        run.on(s="wait never", t="wait never", u="wait never")
+    assert len(given) == 3
+    assert {each._actor_id for each in given} <= {each._actor_id for each in killed}
+
+
 class Busy(Run):
     """One whose driver is busy when a's end is told: until the commit of its shard has come, and an error of the other."""
 

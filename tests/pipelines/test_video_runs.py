@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,17 @@ def test_while_a_video_is_alone_nothing_is_written_and_one_segment_encoded_at_a_
     under_way: dict[int, int] = {}
     most: dict[int, int] = {}
     begin, take = VideoIndexing.begin, VideoIndexing.take
+    last: dict[int, weakref.ref[Begun]] = {}
+    held: dict[int, int] = {}
 
     def begun(self: VideoIndexing, frames: Any) -> Begun:
+        if id(self) in last and last[id(self)]() is not None:
+            held[self._grid.frames] = held.get(self._grid.frames, 0) + 1
+        made = begun_as_ever(self, frames)
+        last[id(self)] = weakref.ref(made)
+        return made
+
+    def begun_as_ever(self: VideoIndexing, frames: Any) -> Begun:
         under_way[id(self)] = under_way.get(id(self), 0) + 1
         most[self._grid.frames] = max(most.get(self._grid.frames, 0), under_way[id(self)])
         return begin(self, frames)
@@ -180,6 +190,9 @@ def test_while_a_video_is_alone_nothing_is_written_and_one_segment_encoded_at_a_
     # 2.mp4 has 8 sampled frames, 5.mkv has 7: two segments each.
     assert most[8] == 1
     assert most[7] == 2
+    # No tokens of the segment before lie on the GPU when the next one is asked for.
+    assert 8 not in held
+    assert held[7] == 1
 
 
 @pytest.mark.parametrize("number", [0, 2, 4])
