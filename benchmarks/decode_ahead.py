@@ -135,7 +135,7 @@ class Encoder:
 def measure(
     opener: VideoOpener, clip: str, mb: int, options: argparse.Namespace, *, ahead: bool
 ) -> tuple[int, float, float]:
-    """Frames, and seconds of all and of waiting, from the first call on, with all actors up; `ahead`: with two shards at a time."""
+    """Frames, and seconds of all and of waiting, from the first call on, with all actors up; `ahead`: with the next shards under way."""
     count = options.decoders
     people = Crew(encoders=1, decoders=count, gpus_each=1, threads=1)
     places = Places(people, ray.get_runtime_context().get_node_id())
