@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,16 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model = str(write_checkpoint(work / "model", device=device, text_layers=1))
         else:
             model = str(write_tiny_checkpoint("qwen2_5_vl", work / "model", dim=options.dim))
-        alone = clips[: options.alone or len(clips)]
-        decoded = decode_alone(alone, model, options)
-        results["decode"] = decoded.__dict__
-        write_record(options.json, vars(options), results)
-        encoded = encode_alone(clips[0], len(alone), model, options)
-        results["encode"] = encoded.__dict__
-        write_record(options.json, vars(options), results)
+        if not options.index_only:
+            alone = clips[: options.alone or len(clips)]
+            decoded = decode_alone(alone, model, options)
+            results["decode"] = decoded.__dict__
+            write_record(options.json, vars(options), results)
+            encoded = encode_alone(clips[0], len(alone), model, options)
+            results["encode"] = encoded.__dict__
+            write_record(options.json, vars(options), results)
         results["index"] = index(work, model, options)
         write_record(options.json, vars(options), results)
-    print("\n".join(_lines(results, options)))
+    print(json.dumps(results["index"]) if options.index_only else "\n".join(_lines(results, options)))
     return 0
 
 
@@ -93,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--released", action="store_true", help="a tower of Qwen2.5-VL-7B's shape")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="for decoding alone")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--index-only", action="store_true", help="not decoding and encoding alone")
+    parser.add_argument("--more", default="", help="further options of `index`, as in a shell")
+    parser.add_argument("--log", type=Path, help="file for the run's log lines")
     parser.add_argument("--json", type=Path, help="file for the numbers, with machine and versions")
     return parser
 
@@ -162,6 +167,7 @@ def index(work: Path, model: str, options: argparse.Namespace) -> dict[str, Any]
     """What the run's own report says, CPU seconds of all of its processes by part, and how busy the GPU said it was."""
     command = [sys.executable, "-m", "jobs.cli", "index", str(work / "clips"), "--store", str(work / "store")]
     command += ["--model", model, "--device", options.device, "--fps", options.fps, "--tower", options.tower]
+    command += shlex.split(options.more)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     }
@@ -175,6 +181,8 @@ def index(work: Path, model: str, options: argparse.Namespace) -> dict[str, Any]
         with (work / "index.log").open("w") as log:
             usage = watch(command, cwd=work, log=log, env=environment)
     finally:
+        if options.log is not None:
+            shutil.copy(work / "index.log", options.log)
         if sampler is not None:
             sampler.terminate()
             sampler.wait()
