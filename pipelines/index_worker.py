@@ -75,8 +75,10 @@ class IndexWorker:
         torch.set_num_threads(job.crew.threads)
 
     def load(self) -> None:
-        """Loads the model, tries a GPU out and starts the decode actors; raises ModelError if it is not the store's model."""
+        """Starts the decode actors, loads the model and tries a GPU out; raises ModelError if it is not the store's model."""
         config, settings = self._job.config, self._job.settings
+        # First: they start while the model is read, and the GPU need not wait for them.
+        self._pool = self._decode_pool()
         device = "cuda" if self._job.crew.gpus_each else "cpu"
         self._encoder = load_encoder(
             config.model,
@@ -92,7 +94,6 @@ class IndexWorker:
             )
         if device == "cuda":
             try_out(self._encoder, settings)
-        self._pool = self._decode_pool()
 
     def _decode_pool(self) -> DecodePool | None:
         """The decode actors, started as far as there is room for them; None where videos are decoded in this process."""

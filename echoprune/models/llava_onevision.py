@@ -196,12 +196,14 @@ def _load(folder: Path, settings: ModelSettings, running: Running) -> TowerEncod
     layer = config.vision_feature_layer
     states: States = partial(library_states, both["tower"], layer)
     tokens: Tokens = partial(library_tokens, both["projector"])
+    run: Callable[[torch.Tensor], TokenGrid] = partial(tokens_of, states, tokens, settings.layout)
     if running.tower == "fast":
         # Who does not ask need not load it.
+        from echoprune.fast.graphed import graphed  # noqa: PLC0415
         from echoprune.fast.siglip_vision import FastSiglipTower, pooled_tokens  # noqa: PLC0415
 
         states, tokens = FastSiglipTower(both["tower"], layer), partial(pooled_tokens, both["projector"])
-    run = partial(tokens_of, states, tokens, settings.layout)
+        run = graphed(partial(tokens_of, states, tokens, settings.layout), running.device)
     return TowerEncoder(both, run, settings=settings, segment_cells=running.segment_cells)
 
 

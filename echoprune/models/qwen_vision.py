@@ -142,9 +142,10 @@ def qwen_encoder(tower: torch.nn.Module, settings: ModelSettings, running: Runni
     tower = tower.to(running.device).eval().requires_grad_(False)
     run: Callable[[torch.Tensor], TokenGrid] = partial(tokens_of, tower, layout)
     if running.tower == "fast":
+        from echoprune.fast.graphed import graphed  # noqa: PLC0415 - who does not ask need not load it
         from echoprune.fast.qwen_vision import FastQwenTower  # noqa: PLC0415 - it imports this module
 
-        run = FastQwenTower(tower, layout)
+        run = graphed(FastQwenTower(tower, layout), running.device)
     return TowerEncoder(tower, run, settings=settings, segment_cells=running.segment_cells)
 
 
