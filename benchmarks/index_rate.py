@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,8 @@ def index(work: Path, model: str, options: argparse.Namespace) -> dict[str, Any]
     gpu_log = work / "gpu.txt"
     sampler = None
     if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
+        query = ["nvidia-smi", "--query-gpu=timestamp,utilization.gpu", "--format=csv,noheader,nounits"]
+        query += ["-lms", "200"]
         sampler = subprocess.Popen(query, stdout=gpu_log.open("w"), stderr=subprocess.DEVNULL)
     try:
         with (work / "index.log").open("w") as log:
@@ -189,16 +191,37 @@ def index(work: Path, model: str, options: argparse.Namespace) -> dict[str, Any]
     if usage.returncode != 0:
         sys.exit(f"index ended with {usage.returncode}:\n{(work / 'index.log').read_text()[-2000:]}")
     report = json.loads((work / "store" / "run_report.json").read_text())
-    samples = [int(line) for line in gpu_log.read_text().split()] if gpu_log.exists() else []
-    # From the first to the last time that it worked: loading and Ray's start are not the encoder's.
-    worked = [at for at, value in enumerate(samples) if value > 0]
-    busy = samples[worked[0] : worked[-1] + 1] if worked else []
+    samples = gpu_log.read_text().splitlines() if gpu_log.exists() else []
     return {
         "report": report["run"],
         "cpu_s": dict(usage.cpu_s),
         "others_cores": usage.others_cores,
-        "gpu_busy": sum(busy) / len(busy) / 100 if busy else None,
+        "steady": steady(report, (work / "index.log").read_text().splitlines(), samples),
     }
+
+
+def steady(report: dict[str, Any], log: Sequence[str], samples: Sequence[str]) -> dict[str, float]:
+    """Videos a second, and the share of time that the GPU said it was busy, between the run's first and last lines of progress.
+
+    Lines with some of its videos done and not all: loading, the decoders' start and the last commits are not in it. Nothing
+    of a run that is over before.
+    """
+    events = [json.loads(line) for line in log if line.startswith('{"event": "progress"')]
+    within = [event for event in events if 0 < event["videos_done"] < event["videos"]]
+    if len(within) < 2:
+        return {}
+    first, last = within[0], within[-1]
+    lasted_s = last["elapsed_s"] - first["elapsed_s"]
+    found = {"seconds": lasted_s, "videos_by_s": (last["videos_done"] - first["videos_done"]) / lasted_s}
+    began = datetime.fromisoformat(report["started_at"]).timestamp()
+    busy = []
+    for sample in samples:
+        at, _, value = sample.partition(",")
+        # Of the machine's own clock, in its own zone.
+        since_s = datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f").astimezone().timestamp() - began
+        if first["elapsed_s"] <= since_s <= last["elapsed_s"]:
+            busy.append(int(value) / 100)
+    return found | ({"gpu_busy": sum(busy) / len(busy)} if busy else {})
 
 
 def _lines(results: dict[str, Any], options: argparse.Namespace) -> list[str]:
@@ -211,14 +234,19 @@ def _lines(results: dict[str, Any], options: argparse.Namespace) -> list[str]:
     worker_s = report["worker_s"]
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in worker_s.items())
     rate = frames / sum(worker_s.values()) if worker_s else 0.0
-    busy = "" if index_["gpu_busy"] is None else f"; the GPU said {index_['gpu_busy']:.0%}"
+    while_ = index_["steady"]
+    at_work = ""
+    if while_:
+        by_s = while_["videos_by_s"] * frames / options.clips
+        at_work = f"; {by_s:.0f} frames/s over {while_['seconds']:.0f} s at work, {by_s / (encoded['frames'] / encoded['clock_s']):.0%}"
+        at_work += f" of encoding alone{', the GPU busy ' + format(while_['gpu_busy'], '.0%') if 'gpu_busy' in while_ else ''}"
     return [
         f"{options.clips} clips of {options.seconds} s, {frames} sampled frames, tower {options.tower}",
         f"decoding alone {decoded['frames'] / decoded['clock_s']:.0f} frames/s on {options.cores} cores; encoding alone "
         f"{encoded['frames'] / encoded['clock_s']:.0f} frames/s",
         f"index: {report['video_hours_per_hour']:.1f} h of video per hour with its start; {rate:.0f} frames/s after it: "
         f"{rate / (decoded['frames'] / decoded['clock_s']):.0%} of decoding alone, {rate / (encoded['frames'] / encoded['clock_s']):.0%} "
-        f"of encoding alone; the worker's time: {spent}{busy}",
+        f"of encoding alone; the worker's time: {spent}{at_work}",
         f"CPU seconds: index {cpu:.1f} ({', '.join(f'{name} {seconds:.1f}' for name, seconds in index_['cpu_s'].items())}), "
         f"decoding and encoding alone {alone:.1f}: x{cpu / alone:.2f}; others took {index_['others_cores']:.1f} cores",
     ]
