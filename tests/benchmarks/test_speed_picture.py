@@ -26,6 +26,18 @@ def test_the_readme_has_the_ratios_that_were_measured() -> None:
         assert f"x {found[f'{family}: fast tower, plain tower']:.1f}" in page
 
 
+def test_the_readme_has_the_index_that_was_measured() -> None:
+    record = json.loads(MEASURED.read_text(encoding="utf-8"))["parts"]["index_fast"]["record"]
+    found, clips = record["results"], record["options"]["clips"]
+    alone, index = found["encode"], found["index"]
+    frames = alone["frames"] / record["options"]["alone"]
+    rate = clips * frames / sum(index["report"]["worker_s"].values())
+    of_encoding = rate / (alone["frames"] / alone["clock_s"])
+    hours = index["steady"]["videos_by_s"] * record["options"]["seconds"]
+    row = f"| {alone['frames'] / alone['clock_s']:.0f} (the encoding alone) | {rate:.0f}; {hours:.0f} hours of video an hour | {of_encoding:.0%} |"
+    assert row.replace("%", " %") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_picture_leaves_out_what_did_not_run(tmp_path: Path) -> None:
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     measured["parts"]["prefill"] = {"status": "exit code 1", "seconds": 1.0}
