@@ -43,7 +43,9 @@ class Scored:
     """A question whose view of a video is scored, before a budget chooses.
 
     `query` (M, D): the words that relevance is measured against, None without. `related` (n,) float32: the relevance of
-    the stored tokens, None without `query`. `frame`: its prompt without tokens.
+    the stored tokens, None without `query`. `reach` (T,) float32: what that of no token of a cell exceeds, None where no
+    token was dropped, or without `query`. `vectors` (n, D): the tokens where they were scored, None of a long video.
+    `frame`: its prompt without tokens.
     """
 
     answer: Answer
@@ -52,6 +54,8 @@ class Scored:
     query: torch.Tensor | None
     stored: Stored
     related: torch.Tensor | None
+    reach: torch.Tensor | None
+    vectors: torch.Tensor | None
     frame: Skeleton
 
 
@@ -101,9 +105,7 @@ def prepare(
             chosen_template = template_for(question, template)
             return replace(_begun(question, video, chosen_template), status="empty", error=str(error))
         raise
-    reach = None
-    if scored.query is not None and not scored.stored.complete and scored.stored.highest_dropped is not None:
-        reach = video.reach(scored.view, scored.query, reduce=settings.relevance)
+    reach = None if scored.stored.complete else scored.reach
     chosen = choose_for(scored, scored.stored, scored.related, reach, answerer=answerer, settings=settings)
     return with_tokens(scored, chosen, answerer=answerer, on_device=on_device)
 
@@ -133,11 +135,19 @@ def score(
     except ConfigError as error:
         raise UnanswerableError("reserved_token", str(error)) from error
     query = _query(question, text, answerer, settings)
-    stored, related = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
-    answer = replace(
-        _begun(question, video, chosen_template), original_tokens=view.tokens, stored_tokens=len(stored.t)
+    # Before its tokens are waited for, which another thread may be reading.
+    reach = (
+        video.reach(view, query, reduce=settings.relevance)
+        if query is not None and video.row["highest_dropped_novelty"] is not None
+        else None
     )
-    return Scored(answer, video, view, query, stored, related, frame)
+    found = video.scores(view, query, reduce=settings.relevance, device=answerer.device)
+    answer = replace(
+        _begun(question, video, chosen_template),
+        original_tokens=view.tokens,
+        stored_tokens=len(found.stored.t),
+    )
+    return Scored(answer, video, view, query, found.stored, found.related, reach, found.vectors, frame)
 
 
 def _begun(question: Question, video: StoredVideo, template: Template) -> Answer:
@@ -240,7 +250,7 @@ def _seed(seed: int, video_id: str) -> int:
 def with_tokens(scored: Scored, chosen: Chosen, *, answerer: Answerer, on_device: bool = False) -> Prepared:
     """The prompt with the tokens of `chosen`, whose indices count in `scored.stored`; `on_device` as of `prepare`."""
     view = scored.view
-    kept = scored.video.gather(view, chosen.indices, on_device=on_device)
+    kept = scored.video.gather(view, chosen.indices, vectors=scored.vectors if on_device else None)
     prompt = answerer.place(scored.frame, kept, view)
     t = kept.positions[:, 0].numpy()
     above = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
@@ -32,6 +33,19 @@ CACHED_BYTES = 1 << 30
 VECTORS_BYTES = 8 << 30
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is stored of a view: n tokens without their vectors.
+
+    `related` (n,) float32 on the CPU: their relevance, None without a query. `vectors` (n, D): theirs, where they were
+    scored, of a video that stays in memory; else None.
+    """
+
+    stored: Stored
+    related: torch.Tensor | None
+    vectors: torch.Tensor | None
+
+
 class StoredVideo:
     """A video that is ok or partial, opened by its id; `row` is its videos row. Raises StoreError where it is damaged."""
 
@@ -51,8 +65,6 @@ class StoredVideo:
         self._bytes = vectors * self._vector_bytes
         self._small = self._bytes <= CACHED_BYTES
         self._all: TokenSet | None = None
-        # Of the view that was scored last: its vectors, where they were scored.
-        self._scored: torch.Tensor | None = None
         self._reading = threading.Lock()
 
     @property
@@ -90,27 +102,18 @@ class StoredVideo:
             end_s=end_s,
         )
 
-    def scores(
-        self, view: View, query: torch.Tensor | None, *, reduce: str, device: torch.device
-    ) -> tuple[Stored, torch.Tensor | None]:
-        """What is stored of `view`, and its relevance (n,) float32 on the CPU to `query` (M, D), or None without one.
-
-        The vectors of a video that is small stay on `device` until `gather`, or until the next ones are scored.
-        """
-        self._scored = None
-        if query is not None and self.row["highest_dropped_novelty"] is not None:
-            # For `reach`, while another thread may be reading the tokens.
-            _ = self._pooled
+    def scores(self, view: View, query: torch.Tensor | None, *, reduce: str, device: torch.device) -> Found:
+        """What is stored of `view`, with its relevance to `query` (M, D), or without."""
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         related: list[torch.Tensor] = []
+        vectors: torch.Tensor | None = None
         for chunk in self._chunks(view, device):
             parts.append((chunk.positions[:, 0] - view.first_cell, chunk.correspondence, chunk.echo))
             if query is not None:
                 tokens = chunk.tokens.to(device, non_blocking=True)
-                scored = relevance(tokens, query.to(device), reduce=reduce)
-                related.append(scored.cpu())
+                related.append(relevance(tokens, query.to(device), reduce=reduce).cpu())
                 if self._small:
-                    self._scored = tokens
+                    vectors = tokens
         t, correspondence, echo = (
             (torch.cat(column) for column in zip(*parts, strict=True))
             if parts
@@ -125,7 +128,7 @@ class StoredVideo:
             highest_dropped=self.row["highest_dropped_novelty"],
             rank_by=self._store.settings.rank_by,
         )
-        return stored, torch.cat(related) if related else None
+        return Found(stored, torch.cat(related) if related else None, vectors)
 
     def reach(self, view: View, query: torch.Tensor, *, reduce: str) -> torch.Tensor:
         """(T,) float32: what the relevance to `query` of no token of a cell exceeds, by its pooled vector and radius."""
@@ -148,7 +151,7 @@ class StoredVideo:
         """(T, N) float32 c and e of all tokens of a lossless store, and (T,) bool: the cells that are anchors."""
         whole = self.view(None, None)
         assert whole is not None
-        stored, _ = self.scores(whole, None, reduce="max", device=torch.device("cpu"))
+        stored = self.scores(whole, None, reduce="max", device=torch.device("cpu")).stored
         shape = (whole.grid_thw[0], whole.tokens_per_cell)
         anchor = self._store.cells(self.video_id, ("anchor",))["anchor"].to_numpy()
         return stored.correspondence.view(shape), stored.echo.view(shape), torch.from_numpy(anchor.copy())
@@ -177,18 +180,17 @@ class StoredVideo:
             raise ValueError(f"{begin} of {view.tokens} tokens of {self.row['uri']} are stored, not all")
         return vectors.view(view.grid_thw[0], view.tokens_per_cell, dim)
 
-    def gather(self, view: View, index: torch.Tensor, *, on_device: bool = False) -> TokenSet:
-        """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` saw just before; t counts within the view.
+    def gather(self, view: View, index: torch.Tensor, *, vectors: torch.Tensor | None = None) -> TokenSet:
+        """The tokens of `view` at `index` (K,) int64, ascending, into what `scores` found; t counts within the view.
 
-        On the CPU. `on_device`: vectors where they were scored, if they are there still.
+        On the CPU, but for the tokens themselves where they are picked of `vectors`, those that `scores` found.
         """
-        there, self._scored = self._scored if on_device else None, None
         picked: list[TokenSet] = []
         begin = 0
         for chunk in self._chunks(view):
             inside = index[(index >= begin) & (index < begin + len(chunk))] - begin
             if len(inside):
-                picked.append(_pick(chunk, inside, there))
+                picked.append(_pick(chunk, inside, vectors))
             begin += len(chunk)
         return _joined(picked, view)
 

@@ -318,7 +318,7 @@ def test_reach_bounds_every_token_of_a_cell(
     view = video.view(2.0, 10.0)
     assert view is not None
     query = answerer("qwen2_5_vl").embed("a red ball")
-    _, related = video.scores(view, query, reduce=reduce, device=torch.device("cpu"))
+    related = video.scores(view, query, reduce=reduce, device=torch.device("cpu")).related
     assert related is not None
     per_cell = related.view(view.grid_thw[0], -1).amax(dim=1)
     bound = video.reach(view, query, reduce=reduce)

@@ -29,21 +29,27 @@ def test_tokens_taken_where_they_were_scored_are_those_of_the_store(
     query = load_answerer(str(model), device="cpu").embed("a red ball")
     index = torch.tensor([0, 3, 4, 11])
     cpu = torch.device("cpu")
-    found = []
-    for on_device in (False, True, True):
-        video.scores(view, query, reduce="max", device=cpu)
-        if len(found) == 2:
-            # What was scored last counts, and a gathering in between has let it go.
-            video.scores(view, None, reduce="max", device=cpu)
-        found.append(video.gather(view, index, on_device=on_device))
-    for each in found[1:]:
-        assert torch.equal(each.tokens, found[0].tokens)
-        assert torch.equal(each.positions, found[0].positions)
-        assert (each.deepstack is None) == (family != "qwen3_vl")
+    there = video.scores(view, query, reduce="max", device=cpu).vectors
+    assert there is not None
+    read, taken = (video.gather(view, index, vectors=vectors) for vectors in (None, there))
+    assert torch.equal(taken.tokens, read.tokens)
+    assert torch.equal(taken.positions, read.positions)
+    assert (taken.deepstack is None) == (read.deepstack is None) == (family != "qwen3_vl")
     # They are taken from there.
-    video.scores(view, query, reduce="max", device=cpu)
-    assert video._scored is not None
-    video._scored = video._scored + 1
-    moved = video.gather(view, index, on_device=True)
-    assert torch.equal(moved.tokens, found[0].tokens + 1)
-    assert torch.equal(video.gather(view, index, on_device=True).tokens, found[0].tokens)
+    assert torch.equal(video.gather(view, index, vectors=there + 1).tokens, read.tokens + 1)
+    # Without words nothing is taken anywhere.
+    assert video.scores(view, None, reduce="max", device=cpu).vectors is None
+
+
+def test_tokens_of_a_video_too_long_for_memory_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model", seed=1)
+    opened = indexed.index(tmp_path / "store", model, [Footage("/b/park.mp4", 4, seed=3, event=(2, 3))])
+    monkeypatch.setattr("echoprune.stored_video.CACHED_BYTES", 0)
+    video = StoredVideo(opened, opened.resolve("park.mp4"))
+    view = video.view(None, None)
+    assert view is not None
+    query = load_answerer(str(model), device="cpu").embed("a red ball")
+    found = video.scores(view, query, reduce="max", device=torch.device("cpu"))
+    assert found.vectors is None and found.related is not None and len(found.related) == len(found.stored.t)

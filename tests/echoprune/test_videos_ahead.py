@@ -104,7 +104,7 @@ def test_a_question_has_its_video_while_the_tokens_are_read(store: Watched) -> N
     assert view is not None and store.wait_for("/a.mp4")
     store.open.set()
     # Read once: who needs the tokens waits for the thread that is at it.
-    stored, _ = found.scores(view, None, reduce="max", device=CPU)
+    stored = found.scores(view, None, reduce="max", device=CPU).stored
     assert len(stored.t) == found.row["kept"] and store.read == ["/a.mp4"]
     opened.close()
 
