@@ -217,6 +217,9 @@ def steady(report: dict[str, Any], log: Sequence[str], samples: Sequence[str]) -
     busy = []
     for sample in samples:
         at, _, value = sample.partition(",")
+        if not value.strip().isdecimal():
+            # A card that does not say, or the last line, cut off.
+            continue
         # Of the machine's own clock, in its own zone.
         since_s = datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f").astimezone().timestamp() - began
         if first["elapsed_s"] <= since_s <= last["elapsed_s"]:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,12 @@ def _pinned(folder: Path, device: torch.device) -> torch.Tensor:
     return open_store(folder).tokens(URI, pin_memory=True).tokens.to(device, non_blocking=True)
 
 
-def write(folder: Path, uri: str, cells: int, *, compression: str = "zstd") -> None:
+def write(
+    folder: Path, uri: str, cells: int, *, compression: str = "zstd", model_fingerprint: str = "0" * 64
+) -> None:
     """A store with one video."""
     settings = made_with(keep=f"{KEPT}/cell", compression=compression)
+    settings = replace(settings, model_fingerprint=model_fingerprint)
     storage = create_store(folder, settings)
     with storage.tmp_dir() as place:
         writer = ShardWriter(place, settings, "0" * 16)
@@ -150,8 +154,8 @@ def made_with(*, keep: str, anchor_every_s: float = 0.0, compression: str = "zst
 
 def video_row(uri: str, cells: int) -> dict[str, Any]:
     """What a shard's writer is told of a video of GRID x GRID tokens a cell."""
-    grid = {"grid_h": GRID, "grid_w": GRID}
-    return {"video_id": video_id(uri), "uri": uri, "status": "ok", "cells": cells} | grid
+    row = {"video_id": video_id(uri), "uri": uri, "status": "ok", "cells": cells}
+    return row | {"grid_h": GRID, "grid_w": GRID, "highest_dropped_novelty": 0.0}
 
 
 def cell_columns(anchor: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +310,8 @@ def _decode_on(clip: str, model: str, fps: str, nice: int, started: Any, ended: 
     while True:
         decoded(clip, model, fps)
         started.release()
-        if ended.is_set():
+        parent = parent_process()
+        if ended.is_set() or (parent is not None and not parent.is_alive()):
             return
 
 
@@ -332,7 +333,8 @@ class Load:
         for process in self._processes:
             process.start()
         for _ in self._processes:
-            self._started.acquire()
+            if not self._started.acquire(timeout=120):
+                raise ChildProcessError("a process that is to decode has not begun within 120 s")
 
     def __exit__(self, *raised: object) -> None:
         self._ended.set()

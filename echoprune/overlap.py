@@ -85,6 +85,8 @@ def measure(
         try:
             video = open_video(question, store, video)
             scored = score(question, video=video, answerer=answerer, settings=settings)
+            # Up to 1 GiB of a GPU's memory, which texts need more.
+            scored = replace(scored, vectors=None)
             exact = choose_for(
                 scored, scored.stored, scored.related, None, answerer=answerer, settings=settings
             )

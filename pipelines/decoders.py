@@ -7,6 +7,7 @@ core that somebody else has, keeps nobody waiting. How many there are to be is t
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +63,7 @@ class Decoders:
         self.up: list[DecodeProcess] = []
         self._coming: list[_Coming] = []
         self._count = max(1, count)
-        self._failed_starts = 0
+        self._failed_starts, self._died_of = 0, ""
         self._asked_at = 0.0
         self._watch = MemoryWatch(memory_bytes)
         self._watch.watched = self.up
@@ -106,6 +107,8 @@ class Decoders:
             started, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
             for each in [each for each in self._coming if each.ready in started]:
                 self._take_in(each)
+            if not self.up and self._failed_starts >= STARTS:
+                raise ChildProcessError(f"decode actors die while they start: {self._died_of}")
         now = time.monotonic()
         for each in self._coming[:]:
             # A node that is to come may take minutes.
@@ -182,19 +185,30 @@ class Decoders:
         self._coming.remove(coming)
         try:
             pid, node_id = ray.get(coming.ready)
+            if coming.place.home and not _is_alive(pid):
+                # It started, and was killed before anybody looked: minutes, where a large model was read meanwhile.
+                raise ray.exceptions.ActorDiedError
         except ray.exceptions.RayError as error:
             # It died while starting: killed from outside, its node gone, or no memory. No video is to blame.
             self._failed_starts += 1
-            reason = str(error).splitlines()[0]
-            log.warning("a decode actor died while starting: %s", reason)
+            self._died_of = str(error).splitlines()[0]
+            log.warning("a decode actor died while starting: %s", self._died_of)
             ray.kill(coming.handle)
             if not coming.place.home and coming.place.node_id:
                 self._places.note_full(coming.place.node_id)
-            if not self.up and self._failed_starts >= STARTS:
-                raise ChildProcessError(f"decode actors die while they start: {reason}") from error
             self._ask()
             return
         self._failed_starts = 0
         self.up.append(DecodeProcess(coming.handle, pid, node_id, home=coming.place.home))
         if not coming.place.home:
             log.info("a decode actor has started on node %s", node_id)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

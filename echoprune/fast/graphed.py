@@ -2,7 +2,7 @@
 
 Python started the kernels of 8 cells of a Qwen2.5-VL-7B tower in 21 ms, and an H200 ran them in 20: beside threads that choose and
 write, and 15 processes that decode, starting took 31 ms, and the GPU waited. A graph holds the same kernels on the same
-memory, so that its tokens are the same bits, which is looked at once for each size.
+memory, so that its tokens are the same bits, which is looked at when it is made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -21,8 +20,9 @@ log = logging.getLogger(__name__)
 
 # To capture takes as long as a few calls: a size that comes once or twice is not worth it.
 _CALLS_BEFORE = 3
-# Sizes with a graph at most, each some 25 MB of pixels and tokens; what is between those is shared.
-_MOST = 32
+# Pixels and tokens of all graphs: 25 MB for a size of 448 x 448 pixels and 8 cells of Qwen2.5-VL-7B, 61 of Qwen3-VL-8B. What is
+# between those is shared by all, as much as one call takes.
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class _Graph:
     pixels: torch.Tensor
     found: TokenGrid
 
+    @property
+    def bytes(self) -> int:
+        held = (self.pixels, self.found.tokens, self.found.deepstack)
+        return sum(each.nbytes for each in held if each is not None)
+
     def replay(self, pixels: torch.Tensor) -> TokenGrid:
         """The tokens of `pixels`, in memory of their own."""
         self.pixels.copy_(pixels)
@@ -41,25 +46,46 @@ class _Graph:
         return TokenGrid(self.found.tokens.clone(), None if maps is None else maps.clone())
 
 
+def graphed(
+    run: Callable[[torch.Tensor], TokenGrid], device: torch.device
+) -> Callable[[torch.Tensor], TokenGrid]:
+    """`run`, by graphs where `device` is the GPU of this process."""
+    return Graphed(run) if device.type == "cuda" else run
+
+
 class Graphed:
-    """`run` with the same results; for one thread at a time, on one stream."""
+    """`run` with the same results; for one thread at a time, on the current stream of one GPU.
+
+    Where the GPU's memory is short there are no graphs any more.
+    """
 
     def __init__(self, run: Callable[[torch.Tensor], TokenGrid]) -> None:
         self._run = run
         self._calls: Counter[torch.Size] = Counter()
         self._graphs: dict[torch.Size, _Graph] = {}
-        # torch has no public name for its type.
-        self._pool: Any = None
+        self._is_given_up = False
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> TokenGrid:
         """TokenGrid of uint8 `pixels` (F, H, W, 3) on a GPU; waits for that once for each size."""
+        try:
+            return self._found(pixels)
+        except torch.OutOfMemoryError:
+            if self._is_given_up:
+                raise
+            log.warning("the GPU's memory is short: frames are encoded without CUDA graphs from here on")
+        # Not while the error is handled, which holds what was made until then.
+        self._is_given_up = True
+        self._graphs.clear()
+        return self._run(pixels)
+
+    def _found(self, pixels: torch.Tensor) -> TokenGrid:
         size = pixels.shape
         if size in self._graphs:
             return self._graphs[size].replay(pixels)
         found = self._run(pixels)
         self._calls[size] += 1
-        if self._calls[size] == _CALLS_BEFORE and len(self._graphs) < _MOST:
+        if self._calls[size] == _CALLS_BEFORE and not self._is_given_up and self._is_room():
             graph = self._captured(pixels)
             if _equal(graph.replay(pixels), found):
                 self._graphs[size] = graph
@@ -70,22 +96,18 @@ class Graphed:
                 )
         return found
 
+    def _is_room(self) -> bool:
+        return sum(each.bytes for each in self._graphs.values()) < _MOST_BYTES
+
     def _captured(self, pixels: torch.Tensor) -> _Graph:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        # That of a graph which is there: one whose graphs are all gone is none any more.
+        pool = next((each.graph.pool() for each in self._graphs.values()), None)
         place = pixels.clone()
         graph = torch.cuda.CUDAGraph()
         # Other threads copy rows of the segment before meanwhile, on streams of their own.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             found = self._run(place)
         return _Graph(graph, place, found)
-
-
-def graphed(
-    run: Callable[[torch.Tensor], TokenGrid], device: torch.device
-) -> Callable[[torch.Tensor], TokenGrid]:
-    """`run`, by graphs where `device` is a GPU."""
-    return Graphed(run) if device.type == "cuda" else run
 
 
 def _equal(one: TokenGrid, two: TokenGrid) -> bool:

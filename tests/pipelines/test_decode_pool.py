@@ -221,6 +221,23 @@ def test_a_video_left_unread_does_not_hold_up_the_next(
     assert same(found, [expected[2]])
 
 
+def test_actors_killed_before_anybody_looked_at_them_are_replaced_and_no_video_is_blamed(
+    opener: VideoOpener, uris: list[str], expected: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = Pool(opener, count=3)
+    # They start while a model is read, which takes minutes.
+    processes = [pool.process(index) for index in range(3)]
+    assert {os.getpriority(os.PRIO_PROCESS, process) for process in processes} == {19}
+    for process in processes[:2]:
+        os.kill(process, signal.SIGKILL)
+    wait_for(lambda: all(has_ended(process) for process in processes[:2]), "killed actors end")
+    time.sleep(0.5)  # until Ray has taken note
+    assert same(read(pool.pool, uris), expected)
+    assert len(pool.handles) == 5
+    assert [record.getMessage() for record in caplog.records if "on /" in record.getMessage()] == []
+    pool.pool.close()
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_killed_actor_is_replaced_and_nothing_changes(
     opener: VideoOpener, uris: list[str], expected: list[object], count: int
