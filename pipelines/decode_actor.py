@@ -30,8 +30,9 @@ __all__ = ["NOT_HERE", "Away", "DecodeActor", "Opened", "Seen", "VideoOpener"]
 
 # Kind of the error of a process that does not see the file that its encoder sees. No video fails for it.
 NOT_HERE = "not_here"
-# The system knows no more.
-_GIVES_WAY = 19
+# Steps of niceness: an encoder that wants the same core is given 2.4 times as much of it. 15 of these beside one on 16 cores took
+# it half as long again to start a segment's kernels, and 5 % longer where they gave way.
+_GIVES_WAY = 4
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,6 @@ class DecodeActor:
 
     def ready(self) -> tuple[int, str]:
         """The process id, and that of its node; answers when the process has started, and from then on gives way to others."""
-        # 15 of them beside an encoder on 16 cores took its Python half as long again to start a segment's kernels, and 5 % where
-        # they gave way. Ray's processes are at 15 of 19 already: the encoder's is then given 2.4 times their time.
         os.nice(_GIVES_WAY)
         return os.getpid(), ray.get_runtime_context().get_node_id()
 

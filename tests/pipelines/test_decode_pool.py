@@ -227,7 +227,8 @@ def test_actors_killed_before_anybody_looked_at_them_are_replaced_and_no_video_i
     pool = Pool(opener, count=3)
     # They start while a model is read, which takes minutes.
     processes = [pool.process(index) for index in range(3)]
-    assert {os.getpriority(os.PRIO_PROCESS, process) for process in processes} == {19}
+    # They give way to their encoder: Ray's processes are not nice in tests.
+    assert {os.getpriority(os.PRIO_PROCESS, process) for process in processes} == {4}
     for process in processes[:2]:
         os.kill(process, signal.SIGKILL)
     wait_for(lambda: all(has_ended(process) for process in processes[:2]), "killed actors end")

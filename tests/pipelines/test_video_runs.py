@@ -19,7 +19,7 @@ from echoprune.plan import Shard, extend_plan
 from echoprune.segment import Begun
 from echoprune.sources import list_sources
 from echoprune.storage import Storage
-from pipelines import video_runs
+from pipelines import index_worker, video_runs
 from pipelines.events import Event, ShardCommitted, VideoDone, VideoStarted, in_hand
 from pipelines.index_worker import IndexWorker
 from pipelines.open_shard import OpenShard
@@ -262,3 +262,20 @@ def test_a_full_disk_while_tokens_are_chosen_ends_the_worker_and_leaves_nothing(
         list(events())
     assert len(calls) == 3
     assert not list((tmp_path / "store" / ".tmp").glob("build-*"))
+
+
+def test_decode_actors_start_while_the_model_is_read(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = worker(tmp_path / "store", tiny, run_id="run")
+    done: list[str] = []
+    load_encoder = index_worker.load_encoder
+
+    def loaded(*arguments: Any, **named: Any) -> Any:
+        done.append("model")
+        return load_encoder(*arguments, **named)
+
+    monkeypatch.setattr(IndexWorker, "_decode_pool", lambda self: done.append("decoders"))
+    monkeypatch.setattr(index_worker, "load_encoder", loaded)
+    made.load()
+    assert done == ["decoders", "model"]
