@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from echoprune.errors import ConfigError, UnknownModelError
 from echoprune.models import checkpoint
 from echoprune.models.encoder import TOWERS, Encoder, Family, FrameLayout, ModelSettings, Running
+from echoprune.models.known_fingerprints import remembered
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +59,11 @@ def frame_layout(model: str, *, max_pixels: int | None) -> FrameLayout:
 
 def fingerprint(model: str) -> str:
     """64 hex digits over everything in `model` that its tokens depend on; see `checkpoint.fingerprint`."""
-    folder, family = find_family(model)
-    return checkpoint.fingerprint(folder, family)
+    return _fingerprint(*find_family(model))
+
+
+def _fingerprint(folder: Path, family: Family) -> str:
+    return remembered(folder, lambda: checkpoint.fingerprint(folder, family))
 
 
 def fast_tower_refused(model: str) -> str:
@@ -130,7 +134,7 @@ def load_answerer(
         tokenizer,
         style=family.prompt(loaded.config),
         template=chat_template(folder),
-        fingerprint=checkpoint.fingerprint(folder, family),
+        fingerprint=_fingerprint(folder, family),
         positions=positions,
         empty_cells=empty_cells,
         engine=engine,

@@ -13,27 +13,20 @@ import numpy as np
 import pytest
 import ray
 
-from echoprune.data import Frames
 from echoprune.errors import MediaError
 from echoprune.models import frame_layout
 from echoprune.sample import Sampling
 from pipelines.crew import Crew
-from pipelines.decode_actor import DecodeActor, Opened, VideoOpener
+from pipelines.decode_actor import VideoOpener
 from pipelines.decode_pool import DecodePool
 from pipelines.decoders import Decoders
 from pipelines.memory_watch import DECODER_BYTES
 from pipelines.places import Place, Places
 from tests.clips import Clip, even, write
+from tests.pipelines.misbehaving import Broken, BrokenLater, Decoder, Slow, Swelling, SwellingAlways
 from tests.pipelines.nodes import has_ended, wait_for
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
-
-
-class Decoder(DecodeActor):
-    """A decode actor that also tells its process id, so that a test can stop or kill it."""
-
-    def process(self) -> int:
-        return os.getpid()
 
 
 @pytest.fixture(scope="module")
@@ -48,69 +41,6 @@ def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     missing = folder / "missing.mp4"
     first, *others = [str(write(clip, folder)) for clip in clips]
     return [first, str(missing), *others]
-
-
-class Broken(Decoder):
-    """A decode actor with a defect that shows on the video of 100 frames: `open` or `segment` fails unexpectedly."""
-
-    where = "open"
-
-    def open(self, uri: str, path: str = "") -> Opened:
-        if self.where == "open" and Path(uri).name == "100.mp4":
-            raise ValueError("a defect\nin two lines")
-        return super().open(uri, path)
-
-    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
-        super().begin(span, opened, first_cell, stop_cell, decoder)
-        if self.where == "segment" and Path(opened.info.uri).name == "100.mp4":
-            self._spans[span] = iter([])  # so that `segment` raises StopIteration
-
-
-class BrokenLater(Broken):
-    where = "segment"
-
-
-class Slow(Decoder):
-    """A decode actor that takes 4 s to open the video of 100 frames, and as long for the first segment of any other."""
-
-    def open(self, uri: str, path: str = "") -> Opened:
-        opened = super().open(uri, path)
-        time.sleep(4.0 if Path(uri).name == "100.mp4" else 0.0)
-        return opened
-
-    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
-        super().begin(span, opened, first_cell, stop_cell, decoder)
-        if Path(opened.info.uri).name != "100.mp4":
-            self._spans[span] = later(self._spans[span])
-
-
-def later(segments: Iterator[Frames]) -> Iterator[Frames]:
-    time.sleep(4.0)
-    yield from segments
-
-
-class Swelling(Decoder):
-    """A decode actor that takes more and more memory on the video of 300 frames, with decoders but `spared`."""
-
-    spared = "pyav"
-
-    def begin(self, span: int, opened: Opened, first_cell: int, stop_cell: int, decoder: str) -> None:
-        super().begin(span, opened, first_cell, stop_cell, decoder)
-        if Path(opened.info.uri).name == "300.mp4" and decoder != self.spared:
-            self._spans[span] = swell(self._spans[span])
-
-
-class SwellingAlways(Swelling):
-    spared = ""
-
-
-def swell(segments: Iterator[Frames]) -> Iterator[Frames]:
-    yield next(segments)
-    taken = []
-    for _ in range(200):
-        taken.append(np.ones(32 << 20, np.uint8))
-        time.sleep(0.05)
-    raise AssertionError("it was not ended")
 
 
 class Pool:
