@@ -99,16 +99,20 @@ PARTS = (
     ),
     *(
         Part(
-            f"index_{tower}",
+            name,
             "benchmarks.index_rate",
             (
-                *("--released", "--device", "cuda", "--tower", tower),
+                *("--released", "--device", "cuda", "--tower", tower, "--fps", fps),
                 *("--clips", clips, "--alone", "48", "--seconds", "60"),
             ),
             limit_s,
         )
         # The start of all decoders takes as long as 48 such clips: they would be what is measured.
-        for tower, clips, limit_s in (("fast", "288", 330), ("plain", "48", 150))
+        for name, tower, fps, clips, limit_s in (
+            ("index_fast", "fast", "2", "288", 330),
+            ("index_fast_1_fps", "fast", "1", "432", 330),
+            ("index_plain", "plain", "2", "48", 150),
+        )
     ),
     Part("n_gpus", "benchmarks.n_gpus", ("--released", "--gpus", "1,2", "--questions", "256"), 540),
 )
