@@ -15,6 +15,7 @@ SCRIPT = """
 import json, os, re, subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
+import numpy as np
 import ray
 from pipelines.ray_session import session
 
@@ -64,6 +65,17 @@ def both(token):
     # Twice as long as it takes with the right one.
     return [right, let_in(token[::-1], 2 * (time.monotonic() - begun))]
 
+def shared_mb():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("RssShmem")]
+    return int(line.split()[1]) / 1024
+
+def touched_mb():
+    # Of shared memory, by 60 MB that nobody needs any more.
+    before = shared_mb()
+    for _ in range(30):
+        ray.put(np.ones(2 << 20, np.uint8))
+    return shared_mb() - before
+
 class Told:
     def environment(self):
         return dict(os.environ)
@@ -81,6 +93,7 @@ for turn in range(2):
             "address": ray.get_runtime_context().gcs_address,
             "logged": [str(path) for path in logs.rglob("*") if path.is_file() and token.encode() in path.read_bytes()],
             "let_in": [] if turn else both(token),
+            "touched_mb": touched_mb(),
         }
     print(json.dumps(found))
     print(json.dumps({name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")}))
@@ -109,6 +122,8 @@ def test_only_this_machine_and_only_with_the_token(tmp_path: Path) -> None:
         assert told["address"].startswith("127.0.0.1:")
         assert told["mode"] == "token" and len(told["token"]) == 64
         assert told["logged"] == []
+        # What was put is freed at once, and its memory taken again.
+        assert 2 <= told["touched_mb"] < 30
     assert first["let_in"] == [True, False]
     assert first["token"] != second["token"]
     # What the user has set for clusters is there again, and nothing was written to the home folder.
