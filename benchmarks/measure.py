@@ -7,8 +7,12 @@ import os
 import platform
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +118,28 @@ def kernels_of(call: Callable[[], object], device: torch.device, *, most: int = 
         {"kernel": row.key[:80], "us": round(row.self_device_time_total, 1), "calls": row.count}
         for row in rows[:most]
     ]
+
+
+@dataclass
+class Spent:
+    """Seconds and number of calls by name."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def watch(self, owner: Any, name: str, until: ExitStack) -> None:
+        """Counts calls of `owner`.`name` until the end of `until`."""
+        call: Callable[..., Any] = getattr(owner, name)
+        title = f"{owner.__name__}.{name}"
+
+        @wraps(call)
+        def counted(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.seconds[title] += time.perf_counter() - began
+                self.calls[title] += 1
+
+        setattr(owner, name, counted)
+        until.callback(setattr, owner, name, call)

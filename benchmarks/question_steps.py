@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from benchmarks import store_rate
-from benchmarks.measure import device_of, write_record
+from benchmarks.measure import Spent, device_of, write_record
 from benchmarks.released import write_checkpoint
-from benchmarks.worker_turn import Spent
 from echoprune import prepare, store_files
 from echoprune.answer import answer_questions
 from echoprune.answer_settings import AnswerSettings

@@ -16,11 +16,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import wraps
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ import torch
 from torch.profiler import profile
 
 from benchmarks.index_rate import SEGMENT_CELLS, decoded, encode_alone, write_clips
-from benchmarks.measure import device_of, write_record
+from benchmarks.measure import Spent, device_of, write_record
 from benchmarks.released import write_checkpoint
 from echoprune.data import Frames
 from echoprune.index import VideoIndexing
@@ -103,31 +101,6 @@ class Worker(IndexWorker):
 
     def _videos(self, sources: Sequence[Source], alone: frozenset[str]) -> Any:
         return Videos(self.video)
-
-
-@dataclass
-class Spent:
-    """Seconds and number of calls by name."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    def watch(self, owner: Any, name: str, until: ExitStack) -> None:
-        """Counts calls of `owner`.`name` until the end of `until`."""
-        call: Callable[..., Any] = getattr(owner, name)
-        title = f"{owner.__name__}.{name}"
-
-        @wraps(call)
-        def counted(*arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return call(*arguments, **named)
-            finally:
-                self.seconds[title] += time.perf_counter() - began
-                self.calls[title] += 1
-
-        setattr(owner, name, counted)
-        until.callback(setattr, owner, name, call)
 
 
 class Gaps:

@@ -187,7 +187,7 @@ def _wait_until_free(
         return
     if holder.machine == _machine() and holder.host == socket.gethostname():
         ended = (storage.url, epoch, holder.run_id) in _ENDED
-        if _process_start(holder.pid) == holder.process_start and not ended:
+        if process_start(holder.pid) == holder.process_start and not ended:
             raise _held(storage, holder, option)
         return
     deadline = time.monotonic() + stale_after_s
@@ -258,7 +258,7 @@ def _this_process(run_id: str) -> Holder:
         run_id=run_id,
         host=socket.gethostname(),
         pid=pid,
-        process_start=_process_start(pid),
+        process_start=process_start(pid),
         machine=_machine(),
     )
 
@@ -272,7 +272,7 @@ def _machine() -> str:
         return ""
 
 
-def _process_start(pid: int) -> str:
+def process_start(pid: int) -> str:
     """The kernel's start time of a process, "?" for a living one without /proc, "" for a dead one or a zombie."""
     try:
         # The command name, in brackets, may itself hold brackets and spaces.

@@ -52,6 +52,13 @@ def own_base() -> Path:
     return Path(tempfile.gettempdir(), f"echoprune-{os.getuid()}")
 
 
+def own_cache() -> Path:
+    """The folder of this user for what may be removed at any time, made if missing; raises OSError, RuntimeError without a home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "echoprune")
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return cache
+
+
 def _locked(path: Path) -> IO[str] | None:
     """The file with a lock on it for as long as this process lives; None if another one has it."""
     file = path.open("a")

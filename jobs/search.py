@@ -209,13 +209,12 @@ def _index_file(folders: Sequence[str]) -> Path:
     Of several folders one for each combination, since scores depend on all of them.
     """
     from echoprune.fulltext import INDEX_FILE
+    from echoprune.own_folder import own_cache
 
     names = "\n".join(sorted(folders))
     combined = f"search-{hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.sqlite"
     if is_s3(folders[0]):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "echoprune")
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cache / combined
+        return own_cache() / combined
     return Path(folders[0]) / (INDEX_FILE if len(folders) == 1 else combined)
 
 

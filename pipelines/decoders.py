@@ -7,7 +7,6 @@ core that somebody else has, keeps nobody waiting. How many there are to be is t
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import ray
 
+from echoprune.lease import process_start
 from echoprune.s3_objects import S3Counts
 from pipelines.crew import LOOK_S
 from pipelines.decode_process import DecodeProcess
@@ -185,7 +185,7 @@ class Decoders:
         self._coming.remove(coming)
         try:
             pid, node_id = ray.get(coming.ready)
-            if coming.place.home and not _is_alive(pid):
+            if coming.place.home and not process_start(pid):
                 # It started, and was killed before anybody looked: minutes, where a large model was read meanwhile.
                 raise ray.exceptions.ActorDiedError
         except ray.exceptions.RayError as error:
@@ -202,13 +202,3 @@ class Decoders:
         self.up.append(DecodeProcess(coming.handle, pid, node_id, home=coming.place.home))
         if not coming.place.home:
             log.info("a decode actor has started on node %s", node_id)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

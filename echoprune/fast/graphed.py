@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from echoprune.data import TokenGrid
+from echoprune.models.encoder import Running
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,10 @@ class _Graph:
 
 
 def graphed(
-    run: Callable[[torch.Tensor], TokenGrid], device: torch.device
+    run: Callable[[torch.Tensor], TokenGrid], running: Running
 ) -> Callable[[torch.Tensor], TokenGrid]:
-    """`run`, by graphs where `device` is the GPU of this process."""
-    return Graphed(run) if device.type == "cuda" else run
+    """`run`, by graphs where it is the fast tower's on a GPU."""
+    return Graphed(run) if running.tower == "fast" and running.device.type == "cuda" else run
 
 
 class Graphed:

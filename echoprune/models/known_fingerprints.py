@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from echoprune.own_folder import own_cache
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +79,18 @@ def _is_settled(folder: Path) -> bool:
 
 def _place(key: str) -> Path | None:
     try:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        # A user without a home.
+        return own_cache() / "fingerprints" / key
+    except (OSError, RuntimeError):
         return None
-    return Path(cache, "echoprune", "fingerprints", key)
 
 
 def _keep(place: Path, found: str) -> None:
+    unfinished = place.with_suffix(f".{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as file:
-            file.write(found)
-        Path(file.name).replace(place)
+        place.parent.mkdir(exist_ok=True)
+        unfinished.write_text(found, encoding="ascii")
+        unfinished.replace(place)
     except OSError as error:
         log.debug("the fingerprint is not kept: %s", error)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)

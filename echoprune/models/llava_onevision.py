@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from echoprune.data import TokenGrid
 from echoprune.errors import ConfigError, ModelError
+from echoprune.fast.graphed import graphed
 from echoprune.models.checkpoint import config_dtype, read_json, read_preprocessor, vision_tensors
 from echoprune.models.encoder import Family, FrameLayout, ModelSettings, Running, SquareLayout
 from echoprune.models.preprocessor import pixel_rule
@@ -196,14 +197,12 @@ def _load(folder: Path, settings: ModelSettings, running: Running) -> TowerEncod
     layer = config.vision_feature_layer
     states: States = partial(library_states, both["tower"], layer)
     tokens: Tokens = partial(library_tokens, both["projector"])
-    run: Callable[[torch.Tensor], TokenGrid] = partial(tokens_of, states, tokens, settings.layout)
     if running.tower == "fast":
         # Who does not ask need not load it.
-        from echoprune.fast.graphed import graphed  # noqa: PLC0415
         from echoprune.fast.siglip_vision import FastSiglipTower, pooled_tokens  # noqa: PLC0415
 
         states, tokens = FastSiglipTower(both["tower"], layer), partial(pooled_tokens, both["projector"])
-        run = graphed(partial(tokens_of, states, tokens, settings.layout), running.device)
+    run = graphed(partial(tokens_of, states, tokens, settings.layout), running)
     return TowerEncoder(both, run, settings=settings, segment_cells=running.segment_cells)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from echoprune.data import TokenGrid
 from echoprune.errors import ConfigError, ModelError
+from echoprune.fast.graphed import graphed
 from echoprune.models.checkpoint import read_json, read_preprocessor
 from echoprune.models.encoder import ModelSettings, PatchLayout, Running
 from echoprune.models.preprocessor import Channels, pixel_rule
@@ -142,11 +143,10 @@ def qwen_encoder(tower: torch.nn.Module, settings: ModelSettings, running: Runni
     tower = tower.to(running.device).eval().requires_grad_(False)
     run: Callable[[torch.Tensor], TokenGrid] = partial(tokens_of, tower, layout)
     if running.tower == "fast":
-        from echoprune.fast.graphed import graphed  # noqa: PLC0415 - who does not ask need not load it
         from echoprune.fast.qwen_vision import FastQwenTower  # noqa: PLC0415 - it imports this module
 
-        run = graphed(FastQwenTower(tower, layout), running.device)
-    return TowerEncoder(tower, run, settings=settings, segment_cells=running.segment_cells)
+        run = FastQwenTower(tower, layout)
+    return TowerEncoder(tower, graphed(run, running), settings=settings, segment_cells=running.segment_cells)
 
 
 def tokens_of(tower: torch.nn.Module, layout: PatchLayout, pixels: torch.Tensor) -> TokenGrid:

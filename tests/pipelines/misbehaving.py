@@ -74,10 +74,14 @@ class SwellingAlways(Swelling):
     spared = ""
 
 
-def swell(segments: Iterator[Frames]) -> Iterator[Frames]:
+def swell(
+    segments: Iterator[Frames], *, blocks: int = 200, each_s: float = 0.05, then_s: float = 0.0
+) -> Iterator[Frames]:
+    """One segment, then so many blocks of 32 MB; whoever delivers them is to be ended until `then_s` after that."""
     yield next(segments)
     taken = []
-    for _ in range(200):
+    for _ in range(blocks):
         taken.append(np.ones(32 << 20, np.uint8))
-        time.sleep(0.05)
+        time.sleep(each_s)
+    time.sleep(then_s)
     raise AssertionError("it was not ended")

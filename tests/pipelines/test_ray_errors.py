@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 
-from echoprune.data import Frames
 from echoprune.models import frame_layout
 from echoprune.sample import Sampling
 from pipelines.crew import Crew
@@ -22,6 +18,7 @@ from pipelines.places import Place, Places
 from pipelines.ray_errors import ANSWERED, GONE, RAYS_OWN
 from pipelines.ray_session import session
 from tests.clips import Clip, even, write
+from tests.pipelines.misbehaving import swell
 
 
 def test_every_error_of_ray_says_one_thing() -> None:
@@ -41,17 +38,7 @@ class SwellingOnce(DecodeActor):
         note = Path(opened.info.uri).with_suffix(".swelled")
         if note.name == "300.swelled" and not note.exists():
             note.touch()
-            self._spans[span] = swell(self._spans[span])
-
-
-def swell(segments: Iterator[Frames]) -> Iterator[Frames]:
-    yield next(segments)
-    taken = []
-    for _ in range(110):
-        taken.append(np.ones(32 << 20, np.uint8))
-        time.sleep(0.03)
-    time.sleep(10)
-    raise AssertionError("it was not ended")
+            self._spans[span] = swell(self._spans[span], blocks=110, each_s=0.03, then_s=10.0)
 
 
 @pytest.mark.long
