@@ -54,7 +54,7 @@ def session(address: str | None, *, object_store_bytes: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None or private:
         # Frames that were encoded leave shared memory at once, not by the hundred or each second: 9.6 MB of a segment in memory that was
-        # used before cost 3 ms of CPU to hand over, and 10 to 16 in pages that were not. One machine has nobody else to tell.
+        # used before cost 4 ms of CPU to hand over, and 11 to 13 in pages that were not (benchmarks.handed_over). One machine has nobody else to tell.
         os.environ.setdefault("RAY_free_objects_batch_size", "1")
         _require_memory(object_store_bytes)
         _warn_of_files(object_store_bytes)
