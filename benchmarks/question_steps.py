@@ -10,11 +10,13 @@ Medians over `--repeat` questions, with each number of `--readers`.
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -83,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{compression}, {readers} readers:", flush=True)
                 for title, ms in found.items():
                     print(f"  {title:<28} {ms:7.2f} ms", flush=True)
+            if options.profile:
+                profile(folder, answerer)
                 write_record(options.json, vars(options), results)
     return 0
 
 
 def ask(folder: Path, answerer: Answerer, options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds by step, of the median question by its total; "read": until the prompt is ready, "all": to its answer."""
-    settings = AnswerSettings(budget="0.05", max_new_tokens=1, engine=answerer.engine, batch=1)
-    question = Question(question_id="0", video=Path(store_rate.URI).name, question="What moves, and when?")
     rounds: list[dict[str, float]] = []
     for _ in range(options.repeat + 1):
         spent, ready = Spent(), list[float]()
@@ -100,20 +102,32 @@ def ask(folder: Path, answerer: Answerer, options: argparse.Namespace) -> dict[s
             began = _now(answerer)
             store = open_store(folder)
             opened = time.perf_counter()
-            (answer,) = answer_questions(
-                [question],
-                store=store,
-                answerer=answerer,
-                settings=settings,
-                on_batch=lambda ids, ready=ready: ready.append(_now(answerer)),
-            )
+            answered(store, answerer, lambda ids, ready=ready: ready.append(_now(answerer)))
             ended = _now(answerer)
-        if answer.status != "ok":
-            sys.exit(answer.error)
         found = {"open_store": opened - began, "read": ready[0] - began, "all": ended - began}
         rounds.append({title: 1e3 * value for title, value in (found | spent.seconds).items()})
     middle = statistics.median_low(each["all"] for each in rounds[1:])
     return next(each for each in rounds[1:] if each["all"] == middle)
+
+
+def answered(store: TokenStore, answerer: Answerer, on_batch: Callable[[tuple[str, ...]], None]) -> None:
+    """Answers one question; `on_batch` is called when its prompt is ready."""
+    settings = AnswerSettings(budget="0.05", max_new_tokens=1, engine=answerer.engine, batch=1)
+    question = Question(question_id="0", video=Path(store_rate.URI).name, question="What moves, and when?")
+    (answer,) = answer_questions(
+        [question], store=store, answerer=answerer, settings=settings, on_batch=on_batch
+    )
+    if answer.status != "ok":
+        sys.exit(answer.error)
+
+
+def profile(folder: Path, answerer: Answerer) -> None:
+    """Prints where the question's own thread is until its prompt is ready, by function; being watched makes it longer."""
+    watched = cProfile.Profile()
+    watched.enable()
+    answered(open_store(folder), answerer, lambda _: watched.disable())
+    for order in ("cumulative", "tottime"):
+        pstats.Stats(watched).sort_stats(order).print_stats(60)
 
 
 def _now(answerer: Answerer) -> float:
@@ -133,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="library", choices=("library", "fast"))
     parser.add_argument("--released", action="store_true", help="a model of Qwen2.5-VL-7B's shape")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--profile", action="store_true", help="also print where Python is, by function")
     parser.add_argument("--json", type=Path, help="file for the numbers, with machine and versions")
     return parser
 
