@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -122,10 +123,11 @@ def kernels_of(call: Callable[[], object], device: torch.device, *, most: int = 
 
 @dataclass
 class Spent:
-    """Seconds and number of calls by name."""
+    """Seconds and number of calls by name; `spans`: each call's name, thread, begin and end."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    spans: list[tuple[str, str, float, float]] = field(default_factory=list)
 
     def watch(self, owner: Any, name: str, until: ExitStack) -> None:
         """Counts calls of `owner`.`name` until the end of `until`."""
@@ -138,8 +140,10 @@ class Spent:
             try:
                 return call(*arguments, **named)
             finally:
-                self.seconds[title] += time.perf_counter() - began
+                ended = time.perf_counter()
+                self.seconds[title] += ended - began
                 self.calls[title] += 1
+                self.spans.append((title, threading.current_thread().name, began, ended))
 
         setattr(owner, name, counted)
         until.callback(setattr, owner, name, call)

@@ -3,14 +3,15 @@
     python -m benchmarks.question_steps --device cuda --released --engine fast
 
 A store of one video with random tokens, 160 cells of 256 of which a quarter is kept, opened anew for each question; one new
-token at a budget of 5 %. Steps are those of the question's own thread but for `tokens`, which another one reads meanwhile.
-Medians over `--repeat` questions, with each number of `--readers`.
+token at a budget of 5 %. Of the median of `--repeat` questions, with each number of `--readers` and `--switch-ms`: when each call began and
+ended, in which thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import pstats
 import statistics
 import sys
@@ -26,7 +27,7 @@ import torch
 from benchmarks import store_rate
 from benchmarks.measure import Spent, device_of, write_record
 from benchmarks.released import write_checkpoint
-from echoprune import prepare, store_files
+from echoprune import prepare, store, store_files, stored_video
 from echoprune.answer import answer_questions
 from echoprune.answer_settings import AnswerSettings
 from echoprune.models import load_answerer
@@ -40,6 +41,11 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (TokenStore, "video"),
     (TokenStore, "cells"),
     (TokenStore, "tokens"),
+    (TokenStore, "_token_set"),
+    (TokenStore, "_read"),
+    (store, "_room"),
+    (store_files._Reader, "_parts"),
+    (store_files._Reader, "_read"),
     (StoredVideo, "__init__"),
     (StoredVideo, "reach"),
     (StoredVideo, "scores"),
@@ -48,6 +54,7 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (Answerer, "embed"),
     (Answerer, "place"),
     (Answerer, "generate"),
+    (stored_video, "relevance"),
     (prepare, "score"),
     (prepare, "choose_for"),
     (prepare, "with_tokens"),
@@ -79,43 +86,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 compression=compression,
                 model_fingerprint=answerer.fingerprint,
             )
-            for readers in (int(each) for each in options.readers.split(",")):
-                store_files.READERS = readers
-                found = results[f"{compression}, {readers} readers"] = ask(folder, answerer, options)
-                print(f"{compression}, {readers} readers:", flush=True)
-                for title, ms in found.items():
-                    print(f"  {title:<28} {ms:7.2f} ms", flush=True)
+            ways = itertools.product(options.readers.split(","), options.switch_ms.split(","))
+            for readers, switch_ms in ways:
+                store_files.READERS = int(readers)
+                sys.setswitchinterval(float(switch_ms) / 1e3)
+                title = f"{compression}, {readers} readers, switch {switch_ms} ms"
+                found = results[title] = ask(folder, answerer, options)
+                print(f"{title}: read {found['read']:.2f}, all {found['all']:.2f} ms")
+                for title, thread, begin, end in found["calls"]:
+                    print(f"  {begin:7.2f} to {end:7.2f} {end - begin:7.2f} ms  {thread:<16} {title}")
+                sys.stdout.flush()
             if options.profile:
                 profile(folder, answerer)
                 write_record(options.json, vars(options), results)
     return 0
 
 
-def ask(folder: Path, answerer: Answerer, options: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds by step, of the median question by its total; "read": until the prompt is ready, "all": to its answer."""
-    rounds: list[dict[str, float]] = []
+def ask(folder: Path, answerer: Answerer, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of the median question: "read" until its prompt is ready, "all" to its answer; "calls" in their order."""
+    rounds: list[dict[str, Any]] = []
     for _ in range(options.repeat + 1):
         spent, ready = Spent(), list[float]()
         with ExitStack() as until:
             for owner, name in STEPS:
                 spent.watch(owner, name, until)
             began = _now(answerer)
-            store = open_store(folder)
-            opened = time.perf_counter()
-            answered(store, answerer, lambda ids, ready=ready: ready.append(_now(answerer)))
+            opened = open_store(folder)
+            spent.spans.append(("open_store", "MainThread", began, time.perf_counter()))
+            answered(opened, answerer, lambda ids, ready=ready: ready.append(_now(answerer)))
             ended = _now(answerer)
-        found = {"open_store": opened - began, "read": ready[0] - began, "all": ended - began}
-        rounds.append({title: 1e3 * value for title, value in (found | spent.seconds).items()})
+        calls = sorted(
+            (
+                [title, thread, 1e3 * (begin - began), 1e3 * (end - began)]
+                for title, thread, begin, end in spent.spans
+            ),
+            key=lambda call: call[2],
+        )
+        rounds.append({"read": 1e3 * (ready[0] - began), "all": 1e3 * (ended - began), "calls": calls})
     middle = statistics.median_low(each["all"] for each in rounds[1:])
     return next(each for each in rounds[1:] if each["all"] == middle)
 
 
-def answered(store: TokenStore, answerer: Answerer, on_batch: Callable[[tuple[str, ...]], None]) -> None:
+def answered(opened: TokenStore, answerer: Answerer, on_batch: Callable[[tuple[str, ...]], None]) -> None:
     """Answers one question; `on_batch` is called when its prompt is ready."""
     settings = AnswerSettings(budget="0.05", max_new_tokens=1, engine=answerer.engine, batch=1)
     question = Question(question_id="0", video=Path(store_rate.URI).name, question="What moves, and when?")
     (answer,) = answer_questions(
-        [question], store=store, answerer=answerer, settings=settings, on_batch=on_batch
+        [question], store=opened, answerer=answerer, settings=settings, on_batch=on_batch
     )
     if answer.status != "ok":
         sys.exit(answer.error)
@@ -143,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", type=int, default=160, help="of the video, 64 tokens of each kept (160)")
     parser.add_argument("--compression", default="zstd,none", help="of the store, by commas (zstd,none)")
     parser.add_argument("--readers", default="4,8,16", help="threads that read at most, by commas (4,8,16)")
+    parser.add_argument(
+        "--switch-ms", default="5", help="after which a thread that waits for Python gets it, by commas (5)"
+    )
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--engine", default="library", choices=("library", "fast"))
     parser.add_argument("--released", action="store_true", help="a model of Qwen2.5-VL-7B's shape")

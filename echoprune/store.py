@@ -120,10 +120,13 @@ class TokenStore:
         table = pa.concat_tables(groups).combine_chunks() if groups else schema.empty_table()
         return table.select(names)
 
-    def tokens(self, video: str, *, pin_memory: bool = False) -> TokenSet:
+    def tokens(
+        self, video: str, *, pin_memory: bool = False, cells: Callable[[], pa.Table] | None = None
+    ) -> TokenSet:
         """The kept tokens of one video, decoded: in the store's dtype, int8 as float32; on the CPU.
 
         `pin_memory`: vectors are read into memory that a GPU copies from while others work; torch keeps it for the next ones.
+        `cells`: gives its cells with `time_s` and `anchor`, where another thread reads them; called after the tokens are read.
         Raises StoreError for a video that is not there or failed, and where the store is damaged.
         """
         row = self._find_with_tokens(video)
@@ -144,7 +147,8 @@ class TokenStore:
 
         for _ in self._rows("tokens", row, row["token_row"], count, columns=schema.names, take=fill):
             pass
-        return self._token_set(row, columns, self.cells(row["video_id"], ("time_s", "anchor")))
+        its_cells = self.cells(row["video_id"], ("time_s", "anchor")) if cells is None else cells()
+        return self._token_set(row, columns, its_cells)
 
     def token_chunks(self, video: str, *, first: int = 0, count: int | None = None) -> Iterator[TokenSet]:
         """`tokens(video)` from row `first` on, `count` of them or all, one row group (8 MB, of older stores 48) after another."""

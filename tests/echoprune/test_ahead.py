@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from itertools import count
@@ -50,3 +51,43 @@ def test_an_error_comes_in_its_place_and_ends_it() -> None:
     with pytest.raises(KeyError, match="two"):
         next(results)
     assert max(begun) <= 4 and list(results) == []
+
+
+def test_threads_stay_for_the_next_call() -> None:
+    def name(_: int) -> str:
+        return threading.current_thread().name
+
+    # One that has just given its result may not be counted as idle yet: then there is another, but not for every call.
+    names = {each for _ in range(100) for each in ahead(name, range(3), threads=3)}
+    assert len(names) < 20
+
+
+def test_when_it_is_closed_nothing_is_under_way() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def call(item: int) -> int:
+        if item == 1:
+            begun.set()
+            assert go_on.wait(20)
+            ended.set()
+        return item
+
+    results = ahead(call, count(), threads=2)
+    assert next(results) == 0 and begun.wait(20)
+    threading.Timer(0.1, go_on.set).start()
+    results.close()
+    assert ended.is_set()
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    assert list(ahead(abs, [1, 2], threads=2)) == [1, 2]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if list(ahead(abs, [-3, -4], threads=2)) == [3, 4] else 1)
+    began = time.monotonic()
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() - began < 20:
+        time.sleep(0.01)
+    if found == (0, 0):
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert found == (child, 0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echoprune.errors import ConfigError, ModelError
-from echoprune.query import CHUNK_TOKENS, relevance
+from echoprune.query import CHUNK_TOKENS, GPU_CHUNK_TOKENS, relevance
 from tests import oracle
 
 NEEDS_GPU = pytest.mark.skipif(
@@ -48,7 +48,8 @@ def test_relevance_is_the_oracles(shape, words, dim, reduce, masked, seed):
 @pytest.mark.parametrize("dim", [33, 3584])
 def test_a_token_scores_the_same_in_any_company(device, reduce, words, dim):
     generator = torch.Generator().manual_seed(words)
-    tokens = torch.randn(CHUNK_TOKENS * 2 + 37, dim, generator=generator).to(device)
+    together = GPU_CHUNK_TOKENS if device == "cuda" else CHUNK_TOKENS
+    tokens = torch.randn(together * 2 + 37, dim, generator=generator).to(device)
     query = torch.randn(words, dim, generator=generator).to(device)
     everyone = relevance(tokens, query, reduce=reduce)
     chosen = (torch.rand(len(tokens), generator=generator) < 0.3).to(device)

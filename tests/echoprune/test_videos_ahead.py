@@ -41,12 +41,12 @@ class Watched(TokenStore):
         self.open = threading.Event()
         self.open.set()
 
-    def tokens(self, video: str, *, pin_memory: bool = False) -> TokenSet:
+    def tokens(self, video: str, **how: Any) -> TokenSet:
         with self.changed:
             self.read.append(self.video(video)["uri"])
             self.changed.notify_all()
         assert self.open.wait(WAIT_S)
-        return super().tokens(video, pin_memory=pin_memory)
+        return super().tokens(video, **how)
 
     def wait_for(self, *uris: str) -> bool:
         with self.changed:
@@ -156,6 +156,24 @@ def answers_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[A
         return list(answer_questions(questions, store=opened, answerer=answerer, settings=chosen))
 
     return answer
+
+
+def test_a_video_with_damaged_cells_fails_its_questions_alone(tmp_path: Path) -> None:
+    model = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model", seed=1)
+    for shard, name in enumerate("ab"):
+        indexed.index(
+            tmp_path / "store", model, [Footage(f"/{name}.mp4", 6, seed=shard)], shard_id=f"{name}{shard}"
+        )
+    damaged = tmp_path / "store" / file_of(tmp_path / "store", "cells", "a0")
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    answers = answer_questions(
+        [ask("/a.mp4", "1"), ask("/b.mp4", "2"), ask("/a.mp4", "3")],
+        store=open_store(tmp_path / "store"),
+        answerer=load_answerer(str(model), device="cpu"),
+        settings=AnswerSettings(budget="24", max_new_tokens=4),
+    )
+    found = [(each.error_class, each.uri) for each in answers]
+    assert found == [("store_damaged", "/a.mp4"), ("", "/b.mp4"), ("store_damaged", "/a.mp4")]
 
 
 def test_answers_are_those_of_each_question_alone(answers_to: Callable[..., list[Answer]]) -> None:
