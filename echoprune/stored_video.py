@@ -124,11 +124,13 @@ class StoredVideo:
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         related: list[torch.Tensor] = []
         vectors: torch.Tensor | None = None
+        # Before the tokens: behind them it would wait until they are there, and what comes next would start late.
+        asked = None if query is None else query.to(device)
         for chunk in self._chunks(view, device):
             parts.append((chunk.positions[:, 0] - view.first_cell, chunk.correspondence, chunk.echo))
-            if query is not None:
+            if asked is not None:
                 tokens = chunk.tokens.to(device, non_blocking=True)
-                related.append(relevance(tokens, query.to(device), reduce=reduce).cpu())
+                related.append(relevance(tokens, asked, reduce=reduce).cpu())
                 if self._small:
                     vectors = tokens
         t, correspondence, echo = (
