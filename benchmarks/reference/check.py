@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reference.learner import as_stored
+from benchmarks.reference.learner import as_stored, resized
 from benchmarks.reference.pictures import draw, plan_pictures
 from echoprune.choose import Budget, choose
 from echoprune.data import EchoScores, Frames, TokenGrid, TokenSet
@@ -167,12 +167,13 @@ def table(report: dict[str, Any]) -> str:
 def _encoded(scene: Scene, encoder: Encoder, count: int, *, seed: int) -> _Video:
     """The scene's tokens at `count` instants, spread evenly, and their scores."""
     step_s = SECONDS / count
-    pictures = draw(plan_pictures([scene], [np.arange(count) * step_s], seed=seed), encoder.device)
+    pictures = as_stored(draw(plan_pictures([scene], [np.arange(count) * step_s], seed=seed), encoder.device))
     height, width = encoder.layout.frame_hw(*pictures.shape[1:3])
+    # LLaVA-OneVision sees all of 384 x 384.
     if (height, width) != tuple(pictures.shape[1:3]):
-        raise ValueError(f"{tuple(pictures.shape[1:3])} pictures would be resized to {(height, width)}")
+        pictures = resized(pictures, height, width)
     cell_frames = encoder.layout.cell_frames
-    grid = encoder.encode(Frames(as_stored(pictures).cpu().numpy(), 0, cell_frames, "drawn"))
+    grid = encoder.encode(Frames(pictures.cpu().numpy(), 0, cell_frames, "drawn"))
     scores = echo_scores(
         grid.flat,
         grid_hw=(grid.tokens.shape[1], grid.tokens.shape[2]),

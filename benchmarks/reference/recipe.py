@@ -79,9 +79,9 @@ class Recipe:
 
 
 RECIPES = {
-    "qwen2_5_vl": Recipe("qwen2_5_vl", ((224, 224), (224, 224), (280, 168), (168, 280)), 3200),
+    "qwen2_5_vl": Recipe("qwen2_5_vl", ((224, 224), (224, 224), (280, 168), (168, 280)), 1750, batch=64),
     "qwen3_vl": Recipe("qwen3_vl", ((224, 224), (224, 224), (256, 192), (192, 256)), 3200),
-    "llava_onevision": Recipe("llava_onevision", ((224, 224),), 3200, cells=(6, 10)),
+    "llava_onevision": Recipe("llava_onevision", ((224, 224),), 4900, cells=(6, 10)),
 }
 
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 # The models of the package itself, by name; each folder has a card that says what it can do.
 _REFERENCE = Path(__file__).parent / "reference"
-PACKAGED = {"reference": _REFERENCE / "qwen2_5_vl", "reference-qwen3-vl": _REFERENCE / "qwen3_vl"}
+PACKAGED = {
+    "reference": _REFERENCE / "qwen2_5_vl",
+    "reference-qwen3-vl": _REFERENCE / "qwen3_vl",
+    "reference-llava-onevision": _REFERENCE / "llava_onevision",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 _INDEX = "model.safetensors.index.json"

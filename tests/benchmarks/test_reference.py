@@ -95,19 +95,19 @@ def test_batches_are_the_same_whoever_makes_them(tmp_path: Path) -> None:
     assert ((first.truth[:, 0] > 0) == (first.truth[:, 1] > 0)).all()
 
 
-def test_the_packaged_checkpoint_is_what_the_recipe_makes(tmp_path: Path) -> None:
-    # The other one's tokenizer is of an earlier corpus.
-    folder = PACKAGED["reference-qwen3-vl"]
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_a_packaged_checkpoint_is_what_its_recipe_makes(name: str, tmp_path: Path) -> None:
+    folder = PACKAGED[name]
     write_checkpoint(tmp_path, folder.name)
     names = {path.name for path in tmp_path.iterdir()}
     assert {path.name for path in folder.iterdir()} == names | {"model.safetensors", "README.md"}
-    for name in names:
-        made, packaged = ((each / name).read_text(encoding="utf-8") for each in (tmp_path, folder))
-        if name in ("config.json", "generation_config.json"):
+    for file in names:
+        made, packaged = ((each / file).read_text(encoding="utf-8") for each in (tmp_path, folder))
+        if file in ("config.json", "generation_config.json"):
             settings = [json.loads(text) for text in (made, packaged)]
             for each in settings:
                 # Of the library, not of the model.
                 each.pop("transformers_version", None)
             made, packaged = (json.dumps(each, sort_keys=True) for each in settings)
-        assert made == packaged, name
+        assert made == packaged, file
     assert (folder / "model.safetensors").stat().st_size <= 16 << 20
