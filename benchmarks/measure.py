@@ -128,6 +128,7 @@ class Spent:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     spans: list[tuple[str, str, float, float]] = field(default_factory=list)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def watch(self, owner: Any, name: str, until: ExitStack) -> None:
         """Counts calls of `owner`.`name` until the end of `until`."""
@@ -141,9 +142,10 @@ class Spent:
                 return call(*arguments, **named)
             finally:
                 ended = time.perf_counter()
-                self.seconds[title] += ended - began
-                self.calls[title] += 1
-                self.spans.append((title, threading.current_thread().name, began, ended))
+                with self._counting:
+                    self.seconds[title] += ended - began
+                    self.calls[title] += 1
+                    self.spans.append((title, threading.current_thread().name, began, ended))
 
         setattr(owner, name, counted)
         until.callback(setattr, owner, name, call)

@@ -96,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for title, thread, begin, end in found["calls"]:
                     print(f"  {begin:7.2f} to {end:7.2f} {end - begin:7.2f} ms  {thread:<16} {title}")
                 sys.stdout.flush()
+                write_record(options.json, vars(options), results)
             if options.profile:
                 profile(folder, answerer)
-                write_record(options.json, vars(options), results)
     return 0
 
 
@@ -139,7 +139,7 @@ def answered(opened: TokenStore, answerer: Answerer, on_batch: Callable[[tuple[s
 
 
 def profile(folder: Path, answerer: Answerer) -> None:
-    """Prints where the question's own thread is until its prompt is ready, by function; being watched makes it longer."""
+    """Prints where Python is until the prompt is ready, by function, of all threads from 3.12 on; being watched makes it longer."""
     watched = cProfile.Profile()
     watched.enable()
     answered(open_store(folder), answerer, lambda _: watched.disable())

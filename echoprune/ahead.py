@@ -26,16 +26,21 @@ def ahead(call: Callable[[Item], Result], items: Iterable[Item], *, threads: int
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    source = iter(items)
+    source, process = iter(items), os.getpid()
     waiting: deque[Future[Result]] = deque()
     try:
         waiting.extend(_threads().submit(call, item) for item in islice(source, threads))
         while waiting:
-            result = waiting.popleft().result()
+            # Taken out when it is there: an interrupt meanwhile leaves it to the end below.
+            result = waiting[0].result()
+            waiting.popleft()
             waiting.extend(_threads().submit(call, item) for item in islice(source, 1))
             yield result
     finally:
-        wait([each for each in waiting if not each.cancel()])
+        under_way = [each for each in waiting if not each.cancel()]
+        # In a process that was forked meanwhile they are under way for ever.
+        if os.getpid() == process:
+            wait(under_way)
 
 
 @cache

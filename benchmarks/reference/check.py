@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reference.learner import as_stored, resized
+from benchmarks.reference.learner import as_stored
 from benchmarks.reference.pictures import draw, plan_pictures
 from echoprune.choose import Budget, choose
 from echoprune.data import EchoScores, Frames, TokenGrid, TokenSet
@@ -27,10 +27,12 @@ from echoprune.echo import echo_scores
 from echoprune.letters import is_correct, parse_choice
 from echoprune.models import Encoder, load_answerer, load_encoder
 from echoprune.models.answerer import Answerer, Decoding
+from echoprune.models.encoder import SquareLayout
 from echoprune.models.prompt import Prompt
 from echoprune.policies import Candidates, policy
 from echoprune.query import relevance
 from echoprune.question import Question
+from echoprune.resize import resize_frames
 from echoprune.scene import Scene, plan_scene
 from echoprune.scene_questions import KINDS, scene_questions
 from echoprune.stored import Stored
@@ -169,11 +171,12 @@ def _encoded(scene: Scene, encoder: Encoder, count: int, *, seed: int) -> _Video
     step_s = SECONDS / count
     pictures = as_stored(draw(plan_pictures([scene], [np.arange(count) * step_s], seed=seed), encoder.device))
     height, width = encoder.layout.frame_hw(*pictures.shape[1:3])
-    # LLaVA-OneVision sees all of 384 x 384.
-    if (height, width) != tuple(pictures.shape[1:3]):
-        pictures = resized(pictures, height, width)
+    # LLaVA-OneVision has one size for all; the others see these pictures as they are.
+    if not isinstance(encoder.layout, SquareLayout) and (height, width) != tuple(pictures.shape[1:3]):
+        raise ValueError(f"{tuple(pictures.shape[1:3])} pictures would be resized to {(height, width)}")
+    pixels = resize_frames(pictures.cpu().numpy(), (height, width), resample=encoder.layout.resample)
     cell_frames = encoder.layout.cell_frames
-    grid = encoder.encode(Frames(pictures.cpu().numpy(), 0, cell_frames, "drawn"))
+    grid = encoder.encode(Frames(pixels, 0, cell_frames, "drawn"))
     scores = echo_scores(
         grid.flat,
         grid_hw=(grid.tokens.shape[1], grid.tokens.shape[2]),

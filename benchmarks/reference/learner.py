@@ -311,7 +311,10 @@ def _mean_loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) 
 
 
 def resized(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 (F, height, width, 3) of uint8 `pictures` (F, H, W, 3), bicubic, as decoders give them."""
+    """uint8 (F, height, width, 3) of uint8 `pictures` (F, H, W, 3), bicubic, on any device.
+
+    In float, so that it differs by one in places from what `resize_frames` gives on a CPU.
+    """
     wide = F.interpolate(
         pictures.permute(0, 3, 1, 2).float(), size=(height, width), mode="bicubic", antialias=True
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from itertools import count
@@ -79,15 +80,60 @@ def test_when_it_is_closed_nothing_is_under_way() -> None:
     assert ended.is_set()
 
 
+def _ended(child: int) -> tuple[int, int]:
+    """The process and its status; killed if it does not end in time."""
+    began = time.monotonic()
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() - began > 20:
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)
+        time.sleep(0.01)
+    return found
+
+
 def test_a_forked_process_has_threads_of_its_own() -> None:
     assert list(ahead(abs, [1, 2], threads=2)) == [1, 2]
     child = os.fork()
     if child == 0:
         os._exit(0 if list(ahead(abs, [-3, -4], threads=2)) == [3, 4] else 1)
-    began = time.monotonic()
-    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() - began < 20:
-        time.sleep(0.01)
-    if found == (0, 0):
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    assert found == (child, 0)
+    assert _ended(child) == (child, 0)
+
+
+def test_an_interrupt_leaves_nothing_under_way() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def call(item: int) -> int:
+        begun.set()
+        time.sleep(0.6)
+        ended.set()
+        return item
+
+    def interrupt() -> None:
+        assert begun.wait(20)
+        # A signal to the main thread, which waits for the first result.
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def raised(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, raised)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(ahead(call, [0], threads=1))
+        assert ended.is_set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_forked_process_does_not_wait_for_its_parents_calls() -> None:
+    go_on = threading.Event()
+    results = ahead(lambda item: item if item == 0 else go_on.wait(20), count(), threads=2)
+    assert next(results) == 0
+    child = os.fork()
+    if child == 0:
+        results.close()
+        os._exit(0)
+    assert _ended(child) == (child, 0)
+    go_on.set()
+    results.close()
