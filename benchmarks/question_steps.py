@@ -90,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for readers, switch_ms in ways:
                 store_files.READERS = int(readers)
                 sys.setswitchinterval(float(switch_ms) / 1e3)
-                title = f"{compression}, {readers} readers, switch {switch_ms} ms"
-                found = results[title] = ask(folder, answerer, options)
-                print(f"{title}: read {found['read']:.2f}, all {found['all']:.2f} ms")
+                way = f"{compression}, {readers} readers, switch {switch_ms} ms"
+                found = results[way] = ask(folder, answerer, options)
+                print(f"{way}: read {found['read']:.2f}, all {found['all']:.2f} ms")
                 for title, thread, begin, end in found["calls"]:
                     print(f"  {begin:7.2f} to {end:7.2f} {end - begin:7.2f} ms  {thread:<16} {title}")
                 sys.stdout.flush()

@@ -126,7 +126,7 @@ class TokenStore:
         """The kept tokens of one video, decoded: in the store's dtype, int8 as float32; on the CPU.
 
         `pin_memory`: vectors are read into memory that a GPU copies from while others work; torch keeps it for the next ones.
-        `cells`: gives its cells with `time_s` and `anchor`, where another thread reads them; called after the tokens are read.
+        `cells`: gives its cells with `time_s` and `anchor`, where they are at hand or another thread reads them.
         Raises StoreError for a video that is not there or failed, and where the store is damaged.
         """
         row = self._find_with_tokens(video)
@@ -147,23 +147,32 @@ class TokenStore:
 
         for _ in self._rows("tokens", row, row["token_row"], count, columns=schema.names, take=fill):
             pass
-        its_cells = self.cells(row["video_id"], ("time_s", "anchor")) if cells is None else cells()
-        return self._token_set(row, columns, its_cells)
+        return self._token_set(row, columns, self._its_cells(row, cells))
 
-    def token_chunks(self, video: str, *, first: int = 0, count: int | None = None) -> Iterator[TokenSet]:
+    def token_chunks(
+        self,
+        video: str,
+        *,
+        first: int = 0,
+        count: int | None = None,
+        cells: Callable[[], pa.Table] | None = None,
+    ) -> Iterator[TokenSet]:
         """`tokens(video)` from row `first` on, `count` of them or all, one row group (8 MB, of older stores 48) after another."""
         row = self._find_with_tokens(video)
         names = table_schema("tokens", self.settings).names
-        cells = self.cells(row["video_id"], ("time_s", "anchor"))
+        its_cells = self._its_cells(row, cells)
         taken = row["kept"] - first if count is None else count
 
         def token_set(rows: pa.Table, _: int) -> TokenSet:
             values = {name: column_values(rows[name]) for name in names if name != "video_id"}
             # A tensor over memory that may not be written could be.
             columns = {name: each if each.flags.writeable else each.copy() for name, each in values.items()}
-            return self._token_set(row, columns, cells)
+            return self._token_set(row, columns, its_cells)
 
         yield from self._rows("tokens", row, row["token_row"] + first, taken, columns=names, take=token_set)
+
+    def _its_cells(self, row: dict[str, Any], cells: Callable[[], pa.Table] | None) -> pa.Table:
+        return self.cells(row["video_id"], ("time_s", "anchor")) if cells is None else cells()
 
     def _find_with_tokens(self, video: str) -> dict[str, Any]:
         row = self._find(video)

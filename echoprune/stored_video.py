@@ -220,7 +220,9 @@ class StoredVideo:
             return
         tokens = self.read(device)
         if tokens is None:
-            yield from self._store.token_chunks(self.video_id, first=first, count=stop - first)
+            yield from self._store.token_chunks(
+                self.video_id, first=first, count=stop - first, cells=self._cells
+            )
         elif first == 0 and stop == len(tokens):
             # As it is: its parts are checked anew for each set that is made of them, 0.5 ms for 10,240 tokens.
             yield tokens

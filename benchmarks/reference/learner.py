@@ -173,7 +173,13 @@ class Learner:
         from echoprune.models.llava_onevision import library_states, library_tokens, tokens_of  # noqa: PLC0415
 
         inner = self.model.model
-        pixels = resized(frames, self.layout.side, self.layout.side).float()
+        pixels = F.interpolate(
+            frames.permute(0, 3, 1, 2).float(),
+            size=(self.layout.side, self.layout.side),
+            mode="bicubic",
+            antialias=True,
+        )
+        pixels = pixels.round().clamp(0, 255).permute(0, 2, 3, 1)
         states = partial(library_states, inner.vision_tower, self.model.config.vision_feature_layer)
         tokens = partial(library_tokens, inner.multi_modal_projector)
         grid = tokens_of(states, tokens, self.layout, pixels)
@@ -308,17 +314,6 @@ def _mean_loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) 
     known = weight[truth.clamp(min=0)] * (truth != IGNORED)
     total = F.cross_entropy(logits, truth, weight=weight, ignore_index=IGNORED, reduction="sum")
     return total / known.sum().clamp(min=1.0)
-
-
-def resized(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 (F, height, width, 3) of uint8 `pictures` (F, H, W, 3), bicubic, on any device.
-
-    In float, so that it differs by one in places from what `resize_frames` gives on a CPU.
-    """
-    wide = F.interpolate(
-        pictures.permute(0, 3, 1, 2).float(), size=(height, width), mode="bicubic", antialias=True
-    )
-    return wide.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def as_stored(frames: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -61,7 +62,9 @@ def test_tokens_of_a_video_too_long_for_memory_are_read_again(
 class Counted(TokenStore):
     """A store that tells which columns of cells are read."""
 
-    cells_read: list[tuple[str, ...] | None]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.cells_read: list[tuple[str, ...] | None] = []
 
     def cells(self, video: str, columns: Sequence[str] | None = None) -> pa.Table:
         self.cells_read.append(None if columns is None else tuple(columns))
@@ -73,7 +76,6 @@ def test_its_cells_are_read_once_for_questions_and_tokens(tmp_path: Path) -> Non
     opened = Counted(
         indexed.index(tmp_path / "store", model, [Footage("/b/park.mp4", 4, seed=3, event=(2, 3))]).storage
     )
-    opened.cells_read = []
     video = StoredVideo(opened, opened.resolve("park.mp4"))
     # Opening it waits for nothing but its row: its tokens can be on their way before a view of it is asked for.
     assert opened.cells_read == []
@@ -86,3 +88,22 @@ def test_its_cells_are_read_once_for_questions_and_tokens(tmp_path: Path) -> Non
     assert video.end_s == whole.ends_s[-1] and len(opened.cells_read) == 1
     theirs = opened.tokens("park.mp4")
     assert torch.equal(tokens.times_s, theirs.times_s) and torch.equal(tokens.anchor, theirs.anchor)
+
+
+def test_its_cells_are_read_once_where_its_tokens_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model", seed=1)
+    opened = Counted(
+        indexed.index(tmp_path / "store", model, [Footage("/b/park.mp4", 4, seed=3, event=(2, 3))]).storage
+    )
+    theirs = opened.tokens("park.mp4")
+    monkeypatch.setattr("echoprune.stored_video.CACHED_BYTES", 0)
+    opened.cells_read.clear()
+    video = StoredVideo(opened, opened.resolve("park.mp4"))
+    view = video.view(None, None)
+    assert view is not None
+    for _ in range(2):
+        kept = video.gather(view, torch.arange(len(theirs)))
+        assert torch.equal(kept.times_s, theirs.times_s) and torch.equal(kept.anchor, theirs.anchor)
+    assert len(opened.cells_read) == 1

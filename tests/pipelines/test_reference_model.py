@@ -21,8 +21,7 @@ from tests.pipelines import in_process
 
 VIDEOS = 2
 SECONDS = 160.0
-# 5 % of a whole video.
-BUDGET = "512"
+BUDGET = "0.05"
 # Those of which half a minute of the video says all.
 ALONE = ("event_kind", "event_position", "static_kind", "static_position")
 
@@ -49,7 +48,8 @@ def asked(questions: tuple[Path, list[Question], dict[str, Scene]]) -> Asked:
     @cache
     def answers(keep: str, *, dense: bool = False, **settings: str) -> list[Answer]:
         store = echoprune.open_store(str(folder / keep))
-        chosen = AnswerSettings(budget="all" if dense else BUDGET, max_new_tokens=48, **settings)
+        given = {"budget": "all" if dense else BUDGET} | settings
+        chosen = AnswerSettings(max_new_tokens=48, **given)
         put = [narrowed(row, scenes[row.video]) for row in rows if row.kind in ALONE] if dense else rows
         return list(echoprune.answer_questions(put, store=store, answerer=answerer, settings=chosen))
 
@@ -66,9 +66,9 @@ def narrowed(question: Question, scene: Scene) -> Question:
 
 def share(answers: list[Answer], prefix: str) -> float:
     """The share of right answers among the kinds that begin with `prefix`."""
-    right = [bool(answer.correct) for answer in answers if str(answer.question.kind).startswith(prefix)]
-    assert len(right) >= 5
-    return sum(right) / len(right)
+    found = right(answers, prefix)
+    assert len(found) >= 5
+    return sum(found) / len(found)
 
 
 def test_pruning_beats_whole_cells_on_events_and_loses_nothing_that_stands(asked: Asked) -> None:
@@ -91,76 +91,63 @@ def test_with_all_tokens_it_answers(asked: Asked) -> None:
 
 
 def test_a_quarter_of_the_tokens_answers_as_well(asked: Asked) -> None:
-    assert share(asked("0.25"), "") >= share(asked("all"), "") - 0.03
+    # 512 tokens for the captions of half a minute too, as `eval` gives them. With 96, a twentieth, four captions are luck: here two
+    # of them are lost, among 178 other questions one is won (+0.6 points, -3.0 to 4.3).
+    pruned, whole = asked("0.25", budget="512"), asked("all", budget="512")
+    assert share(pruned, "") >= share(whole, "") - 0.03
+
+
+def answered(
+    model: str, questions: tuple[Path, list[Question], dict[str, Scene]], *, frames: int, budget: str
+) -> list[Answer]:
+    """Answers of another model about one of the two videos: the other one would only take as long again."""
+    folder, rows, scenes = questions
+    name, store = min(scenes), str(folder / model)
+    in_process.index(
+        IndexConfig(paths=(str(folder / "videos" / name),), store=store, model=model, frames=frames)
+    )
+    answers = list(
+        echoprune.answer_questions(
+            [row for row in rows if row.video == name],
+            store=echoprune.open_store(store),
+            answerer=echoprune.load_answerer(model, compute_dtype="fp32"),
+            settings=AnswerSettings(budget=budget, max_new_tokens=48),
+        )
+    )
+    assert {answer.status for answer in answers} == {"ok"}
+    assert max(answer.visual_tokens for answer in answers) <= 512
+    return answers
+
+
+def right(answers: list[Answer], prefix: str) -> list[bool]:
+    """Which answers of the kinds that begin with `prefix` are."""
+    return [bool(answer.correct) for answer in answers if str(answer.question.kind).startswith(prefix)]
+
+
+def require_right(answers: list[Answer]) -> None:
+    """Most of those about events, and all but one of those about what stands still."""
+    events, still = right(answers, "event"), right(answers, "static")
+    assert len(events) >= 10
+    assert sum(events) >= 0.85 * len(events)
+    assert sum(still) >= len(still) - 1
 
 
 def test_qwen3_vl_answers_from_a_twentieth_of_its_tokens(
     questions: tuple[Path, list[Question], dict[str, Scene]],
 ) -> None:
-    folder, rows, scenes = questions
-    # The other one of the two videos would only take as long again.
-    name = min(scenes)
-    store = str(folder / "qwen3")
-    in_process.index(
-        IndexConfig(
-            paths=(str(folder / "videos" / name),), store=store, model="reference-qwen3-vl", frames=320
-        )
-    )
-    answerer = echoprune.load_answerer("reference-qwen3-vl", compute_dtype="fp32")
-    answers = list(
-        echoprune.answer_questions(
-            [row for row in rows if row.video == name],
-            store=echoprune.open_store(store),
-            answerer=answerer,
-            settings=AnswerSettings(budget="0.05", max_new_tokens=48),
-        )
-    )
-    assert {answer.status for answer in answers} == {"ok"}
-    assert max(answer.visual_tokens for answer in answers) <= 512
-    right = {
-        kind: [bool(answer.correct) for answer in answers if str(answer.question.kind).startswith(kind)]
-        for kind in ("event", "static")
-    }
-    assert len(right["event"]) >= 10
     # On 63 other questions 97 %, and all of 21 about what stands.
-    assert sum(right["event"]) >= 0.75 * len(right["event"])
-    assert sum(right["static"]) >= len(right["static"]) - 1
+    require_right(answered("reference-qwen3-vl", questions, frames=320, budget=BUDGET))
 
 
 def test_llava_onevision_answers_from_a_sixtieth_of_its_tokens(
     questions: tuple[Path, list[Question], dict[str, Scene]],
 ) -> None:
-    folder, rows, scenes = questions
-    name = min(scenes)
-    store = str(folder / "llava")
     # A frame a second is a cell a second, and half the time of two.
-    in_process.index(
-        IndexConfig(
-            paths=(str(folder / "videos" / name),), store=store, model="reference-llava-onevision", frames=160
-        )
-    )
-    answerer = echoprune.load_answerer("reference-llava-onevision", compute_dtype="fp32")
-    answers = list(
-        echoprune.answer_questions(
-            # Nothing in its prompts says when a frame was.
-            [row for row in rows if row.video == name and row.kind != "event_time"],
-            store=echoprune.open_store(store),
-            answerer=answerer,
-            settings=AnswerSettings(budget="512", max_new_tokens=48),
-        )
-    )
-    assert {answer.status for answer in answers} == {"ok"}
+    answers = answered("reference-llava-onevision", questions, frames=160, budget="512")
     # 160 frames of 196 tokens.
     assert {answer.original_tokens for answer in answers if answer.question.start_s is None} == {31_360}
-    assert max(answer.visual_tokens for answer in answers) <= 512
-    right = {
-        kind: [bool(answer.correct) for answer in answers if str(answer.question.kind).startswith(kind)]
-        for kind in ("event", "static")
-    }
-    assert len(right["event"]) >= 10
-    # On 109 other questions 91 %, and all of 56 about what stands.
-    assert sum(right["event"]) >= 0.75 * len(right["event"])
-    assert sum(right["static"]) >= len(right["static"]) - 1
+    # Nothing in its prompts says when a frame was. On 109 other questions 91 %, and all of 56 about what stands.
+    require_right([answer for answer in answers if answer.question.kind != "event_time"])
 
 
 def test_evidence_is_where_the_event_is(asked: Asked) -> None:
